@@ -1,0 +1,1 @@
+"""Triton kernels, one file per operation of rawgan/ops; importing this package reads no device."""

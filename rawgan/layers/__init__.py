@@ -1,0 +1,18 @@
+"""Layers: state plus forward, backward and double_backward, a page each."""
+
+from rawgan.layers.act import LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
+from rawgan.layers.base import Layer, leaves, parameter_count, state
+from rawgan.layers.conv import Conv2d, ConvTranspose2d
+from rawgan.layers.dropout import Dropout
+from rawgan.layers.embed import Condition, Embedding, OneHot
+from rawgan.layers.linear import Linear
+from rawgan.layers.norm import BatchNorm, InstanceNorm, LayerNorm
+from rawgan.layers.parameters import Parameters
+from rawgan.layers.sequential import Sequential
+from rawgan.layers.shape import Flatten, Reshape
+
+__all__ = [
+    "BatchNorm", "Condition", "Conv2d", "ConvTranspose2d", "Dropout", "Embedding", "Flatten", "InstanceNorm", "Layer",
+    "LayerNorm", "LeakyReLU", "Linear", "OneHot", "Parameters", "ReLU", "Reshape", "Sequential", "Sigmoid", "Softplus", "Tanh",
+    "leaves", "parameter_count", "state",
+]  # fmt: skip

@@ -1,0 +1,142 @@
+"""BatchNorm, LayerNorm and InstanceNorm: one formula, ops/norm.py, over different axes."""
+
+import numpy as np
+
+from rawgan.layers.base import Layer
+from rawgan.ops.norm import normalize, normalize_dx, normalize_dx2
+
+
+class _Norm(Layer):
+    """y = gamma xhat + beta. A subclass says over which axes of x the statistics are taken.
+
+    gamma and beta have the shape of the last axes of x: (C,) is one per channel.
+    """
+
+    def __init__(self, shape, eps: float):
+        super().__init__()
+        self.shape, self.eps = ((shape,) if isinstance(shape, int) else tuple(shape)), eps
+        self.params["gamma"] = np.ones(self.shape, np.float32)
+        self.params["beta"] = np.zeros(self.shape, np.float32)
+
+    def axes(self, x) -> tuple[int, ...]:
+        """The axes that mean and variance are taken over."""
+        raise NotImplementedError
+
+    def checked(self, x):
+        self.check(x, *(None,) * (max(x.ndim, len(self.shape) + 1) - len(self.shape)), *self.shape)
+
+    def over_params(self, v):
+        """Sums v over the axes that gamma does not have."""
+        return v.reshape(-1, *self.shape).sum(0)
+
+    def forward(self, x, train=True):
+        self.checked(x)
+        xhat, rstd, _, _ = normalize(x, self.axes(x), self.eps)
+        return xhat * self.params["gamma"] + self.params["beta"], (xhat, rstd)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        xhat, rstd = cache
+        dx = normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy)) if need_dx else None
+        grads = {"gamma": self.over_params(xhat * dy), "beta": self.over_params(dy)} if need_grads else {}
+        return dx, grads
+
+    def double_backward(self, ddx, dy, cache):
+        xhat, rstd = cache
+        axes, gamma = self.axes(dy), self.params["gamma"]
+        d_dxhat = normalize_dx(ddx, xhat, rstd, axes)
+        dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes)
+        return gamma * d_dxhat, dx, {"gamma": self.over_params(dy * d_dxhat)}
+
+    def config(self):
+        return f"{self.shape[0] if len(self.shape) == 1 else self.shape}, eps={self.eps}"
+
+
+class LayerNorm(_Norm):
+    """Each sample by itself, over all its channels and pixels: x (N, C) or (N, H, W, C).
+
+    `shape` is that of gamma and beta: C for one per channel, (H, W, C) for one per element (PyTorch's nn.LayerNorm).
+    Source: Ba et al. 2016 (arXiv:1607.06450).
+    """
+
+    def __init__(self, shape, eps: float = 1e-5):
+        super().__init__(shape, eps)
+
+    def axes(self, x):
+        return tuple(range(1, x.ndim))
+
+
+class InstanceNorm(_Norm):
+    """Each channel of each sample by itself, over its pixels: x (N, H, W, C), gamma and beta (C,).
+
+    Source: Ulyanov et al. 2016 (arXiv:1607.08022).
+    """
+
+    def __init__(self, C: int, eps: float = 1e-5):
+        super().__init__(C, eps)
+
+    def checked(self, x):
+        self.check(x, None, None, None, *self.shape)
+
+    def axes(self, x):
+        return (1, 2)
+
+
+class BatchNorm(_Norm):
+    """Each channel over the batch (and the pixels): x (N, C) or (N, H, W, C), gamma and beta (C,).
+
+    Training normalises with the statistics of the batch (biased variance) and moves the running ones (unbiased variance), in
+    PyTorch's convention:
+
+        running = (1 - momentum) running + momentum batch
+
+    Inference normalises with the running statistics: then each sample stands alone and the layer is linear in x.
+    Keras' defaults are momentum=0.01 in this convention, and eps=1e-3. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+
+    def __init__(self, C: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(C, eps)
+        self.momentum = momentum
+        self.buffers["running_mean"] = np.zeros(C, np.float32)
+        self.buffers["running_var"] = np.ones(C, np.float32)
+
+    def checked(self, x):
+        self.check(x, *(None,) * (3 if x.ndim == 4 else 1), *self.shape)
+
+    def axes(self, x):
+        return tuple(range(x.ndim - 1))
+
+    def forward(self, x, train=True):
+        self.checked(x)
+        gamma, beta = self.params["gamma"], self.params["beta"]
+        if not train:
+            rstd = (self.buffers["running_var"] + x.dtype.type(self.eps)) ** -0.5
+            xhat = (x - self.buffers["running_mean"]) * rstd
+            return xhat * gamma + beta, (xhat, rstd, train)
+        M = x.size // x.shape[-1]
+        if M < 2:
+            raise ValueError(f"{self.label}: one value per channel has no variance; train with a batch of 2 or more")
+        xhat, rstd, mean, var = normalize(x, self.axes(x), self.eps)
+        self.track("running_mean", mean.reshape(-1))
+        self.track("running_var", var.reshape(-1) * (M / (M - 1)))
+        return xhat * gamma + beta, (xhat, rstd, train)
+
+    def track(self, name: str, batch) -> None:
+        """running = (1 - momentum) running + momentum batch, in place."""
+        running = self.buffers[name]
+        running += self.momentum * (batch - running)
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        xhat, rstd, train = cache
+        if train:
+            return super().backward(dy, (xhat, rstd), need_dx, need_grads)
+        grads = {"gamma": self.over_params(xhat * dy), "beta": self.over_params(dy)} if need_grads else {}
+        return dy * (self.params["gamma"] * rstd), grads
+
+    def double_backward(self, ddx, dy, cache):
+        xhat, rstd, train = cache
+        if train:
+            return super().double_backward(ddx, dy, (xhat, rstd))
+        return ddx * (self.params["gamma"] * rstd), None, {"gamma": self.over_params(dy * (ddx * rstd))}
+
+    def config(self):
+        return f"{super().config()}, momentum={self.momentum}"

@@ -1,0 +1,70 @@
+"""Layers one after another: the chain rule as a loop, to first and second order."""
+
+from rawgan.backend import Array
+from rawgan.layers.base import Composite, Grads, Layer, leaves
+
+
+class Sequential(Composite):
+    """y = f_L( ... f_2(f_1(x))). Parameters are named "index.name"; the cache is the list of the layers' caches."""
+
+    def __init__(self, *layers: Layer):
+        super().__init__()
+        self.layers = list(layers)
+        for path, leaf in leaves(self):
+            leaf.label = f"layer {path}, {leaf!r}"
+
+    def children(self):
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def forward(self, x, train=True):
+        caches = []
+        for layer in self.layers:
+            x, cache = layer.forward(x, train)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy, cache, need_dx=True, need_grads=True):
+        """One sweep from the last layer to the first; without need_dx the first layer's input gradient is not computed."""
+        grads: Grads = {}
+        for i in reversed(range(len(self.layers))):
+            dy, layer_grads = self.layers[i].backward(dy, cache[i], need_dx or i > 0, need_grads)
+            grads |= named(i, layer_grads)
+        return dy, grads
+
+    def upstream(self, dy: Array, cache) -> list[Array]:
+        """The backward sweep for input gradients alone, keeping every one: upstream[i] is the gradient of layer i's output, and
+        with dx before them: [dx, dy_1, ..., dy_L]."""
+        dys = [dy]
+        for layer, layer_cache in zip(reversed(self.layers), reversed(cache)):
+            dy, _ = layer.backward(dy, layer_cache, need_grads=False)
+            dys.append(dy)
+        return dys[::-1]
+
+    def double_backward(self, ddx, dy, cache, dys: list[Array] | None = None, need_dx: bool = True):
+        """Two sweeps: upwards the cotangent ddx through every layer's double_backward, which is the tangent of the network; then
+        downwards the curvature that it met, as an ordinary backward, starting at the highest layer that has any.
+
+        `dys` is what upstream(dy, cache) returned, where the caller has it already.
+        """
+        dys = dys or self.upstream(dy, cache)
+        curvatures, grads = [], {}
+        for i, layer in enumerate(self.layers):
+            ddx, curvature, layer_grads = layer.double_backward(ddx, dys[i + 1], cache[i])
+            curvatures.append(curvature)
+            grads |= named(i, layer_grads)
+        dx = None
+        for i in reversed(range(len(self.layers))):
+            if dx is not None:
+                dx, more = self.layers[i].backward(dx, cache[i], need_dx or i > 0)
+                grads |= {name: grads[name] + g if name in grads else g for name, g in named(i, more).items()}
+            if curvatures[i] is not None:
+                dx = curvatures[i] if dx is None else dx + curvatures[i]
+        return ddx, dx, grads
+
+    def config(self):
+        return "\n" + "".join(f"    {layer!r},\n" for layer in self.layers)
+
+
+def named(i: int, grads: Grads) -> Grads:
+    """The gradients of layer i under their names in the network."""
+    return {f"{i}.{name}": g for name, g in grads.items()}

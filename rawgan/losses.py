@@ -1,0 +1,96 @@
+"""What the two players minimise, from logits, with the gradients by hand.
+
+Each objective has two methods. With a = D(real) and c = D(fake), both (N, ...) scores, one or more per sample,
+
+    loss, da, dc = objective.discriminator(a, c)        what D minimises, and its gradients with respect to both scores
+    loss, dc     = objective.generator(c)               what G minimises
+
+All losses are means over all scores, so every gradient carries the 1/N. A loss is an array of no dimension. `score(a)` is the
+one number worth watching: the mean probability that D gives "real" for BCE, the mean score for the others.
+"""
+
+from dataclasses import dataclass
+
+from rawgan.backend import Array, array_module
+from rawgan.ops.act import sigmoid, softplus
+
+
+class Objective:
+    """See the head of the file."""
+
+    def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        raise NotImplementedError
+
+    def generator(self, c: Array) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def score(self, a: Array) -> Array:
+        return a.mean()
+
+
+@dataclass(frozen=True)
+class BCE(Objective):
+    """Binary cross-entropy from logits, with t = real_label:
+
+        D:  mean( softplus(a) - t a ) + mean( softplus(c) )        = -mean( t log s(a) + (1-t) log(1-s(a)) ) - mean( log(1-s(c)) )
+        G:  mean( softplus(-c) )  (non-saturating)   or   -mean( softplus(c) )  (minimax: the negative of D's part)
+
+    s the sigmoid. Never through log(s(x)), which is -inf at -120. real_label below 1 is one-sided label smoothing: only real
+    samples' labels move. Sources: Goodfellow et al. 2014 (arXiv:1406.2661), section 3; Salimans et al. 2016 (arXiv:1606.03498).
+    """
+
+    real_label: float = 1.0
+    minimax: bool = False
+
+    def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        array_module(a, c)
+        loss = (softplus(a) - self.real_label * a).mean() + softplus(c).mean()
+        return loss, (sigmoid(a) - self.real_label) / a.size, sigmoid(c) / c.size
+
+    def generator(self, c: Array) -> tuple[Array, Array]:
+        if self.minimax:
+            return -softplus(c).mean(), -sigmoid(c) / c.size
+        return softplus(-c).mean(), (sigmoid(c) - 1) / c.size
+
+    def score(self, a: Array) -> Array:
+        return sigmoid(a).mean()
+
+
+@dataclass(frozen=True)
+class LeastSquares(Objective):
+    """D: mean( (a - 1)^2 ) + mean( c^2 );  G: mean( (c - 1)^2 ). Source: Mao et al. 2017 (arXiv:1611.04076), without its 1/2."""
+
+    def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        array_module(a, c)
+        return ((a - 1) ** 2).mean() + (c * c).mean(), 2 * (a - 1) / a.size, 2 * c / c.size
+
+    def generator(self, c: Array) -> tuple[Array, Array]:
+        return ((c - 1) ** 2).mean(), 2 * (c - 1) / c.size
+
+
+@dataclass(frozen=True)
+class Wasserstein(Objective):
+    """Critic: mean(c) - mean(a);  G: -mean(c). The scores are not probabilities: no sigmoid anywhere.
+
+    Source: Arjovsky et al. 2017 (arXiv:1701.07875).
+    """
+
+    def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        xp = array_module(a, c)
+        return c.mean() - a.mean(), xp.full_like(a, -1 / a.size), xp.full_like(c, 1 / c.size)
+
+    def generator(self, c: Array) -> tuple[Array, Array]:
+        return -c.mean(), array_module(c).full_like(c, -1 / c.size)
+
+
+@dataclass(frozen=True)
+class Hinge(Objective):
+    """D: mean( max(1 - a, 0) ) + mean( max(1 + c, 0) );  G: -mean(c). Source: Lim & Ye 2017 (arXiv:1705.02894)."""
+
+    def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        xp = array_module(a, c)
+        loss = xp.maximum(1 - a, 0).mean() + xp.maximum(1 + c, 0).mean()
+        return loss, -(a < 1).astype(a.dtype) / a.size, (c > -1).astype(c.dtype) / c.size
+
+    def generator(self, c: Array) -> tuple[Array, Array]:
+        return -c.mean(), array_module(c).full_like(c, -1 / c.size)

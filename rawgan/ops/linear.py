@@ -1,0 +1,49 @@
+"""The linear map: three contractions of T(x, w, y) = sum over n,k,c of x[n,c] w[k,c] y[n,k]."""
+
+from rawgan.backend import Array, array_module
+
+
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
+    """Applies one matrix to every row: dT/dy, plus the bias.
+
+        y[n,k] = sum over c of x[n,c] w[k,c] + b[k]
+
+    x (N, C), w (K, C), b (K,) or None; y (N, K). Derivatives: linear_dx, linear_dw, bias_db.
+    """
+    array_module(x, w, b)
+    y = x @ w.T
+    return y if b is None else y + b
+
+
+def linear_dx(dy: Array, w: Array) -> Array:
+    """The gradient with respect to x: dT/dx.
+
+        dx[n,c] = sum over k of dy[n,k] w[k,c]
+
+    dy (N, K), w (K, C); dx (N, C). Derivatives: linear(., w) in dy, linear_dw(., dy) in w.
+    """
+    array_module(dy, w)
+    return dy @ w
+
+
+def linear_dw(x: Array, dy: Array) -> Array:
+    """The gradient with respect to w: dT/dw.
+
+        dw[k,c] = sum over n of dy[n,k] x[n,c]
+
+    x (N, C), dy (N, K); dw (K, C). Summed over the batch, not averaged: the 1/N is in the loss.
+    """
+    array_module(x, dy)
+    return dy.T @ x
+
+
+def bias_db(dy: Array) -> Array:
+    """The gradient with respect to a bias that is added along the last axis.
+
+        db[k] = sum over all other axes of dy[..., k]
+
+    dy (..., K); db (K,). Written as a product with a row of ones, which BLAS sums faster than a reduction does.
+    """
+    xp = array_module(dy)
+    dy = dy.reshape(-1, dy.shape[-1])
+    return xp.ones(len(dy), dy.dtype) @ dy

@@ -1,0 +1,91 @@
+"""Optimizers over the flat parameter vector of a network: `step(grads)` moves the parameters in place.
+
+    optimizer = Adam(parameters, lr=2e-4, betas=(0.5, 0.999))
+    optimizer.step(parameters.gather(grads))
+
+theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have theta's shape and dtype.
+"""
+
+from rawgan.backend import Array, array_module
+from rawgan.layers.parameters import Parameters
+
+
+class Optimizer:
+    """The parameters it moves, the step count `t`, and `slots`: the vectors it keeps from step to step."""
+
+    def __init__(self, parameters: Parameters, slots: tuple[str, ...] = ()):
+        self.parameters, self.t = parameters, 0
+        self.slots = {name: parameters.flat * 0 for name in slots}
+
+    def step(self, grads: Array) -> None:
+        """One update from the flat gradient. Raises ValueError unless it has the parameters' shape and dtype."""
+        theta = self.parameters.flat
+        array_module(theta, grads)
+        if grads.shape != theta.shape or grads.dtype != theta.dtype:
+            raise ValueError(f"the gradient is {grads.dtype} {grads.shape}, the parameters are {theta.dtype} {theta.shape}")
+        self.t += 1
+        self.update(theta, grads, **self.slots)
+
+    def update(self, theta: Array, g: Array, **slots: Array) -> None:
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """theta = theta - lr g."""
+
+    def __init__(self, parameters: Parameters, lr: float = 1e-2):
+        super().__init__(parameters)
+        self.lr = lr
+
+    def update(self, theta, g):
+        theta -= self.lr * g
+
+
+class Adam(Optimizer):
+    """Adam, numbered as Algorithm 1 of the paper:
+
+        1   t     = t + 1
+        2   g     = gradient at theta
+        3   m     = beta1 m + (1 - beta1) g
+        4   v     = beta2 v + (1 - beta2) g^2
+        5   mhat  = m / (1 - beta1^t)
+        6   vhat  = v / (1 - beta2^t)
+        7   theta = theta - lr mhat / (sqrt(vhat) + eps)
+
+    Source: Kingma & Ba 2015 (arXiv:1412.6980).
+    """
+
+    def __init__(self, parameters: Parameters, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        super().__init__(parameters, ("m", "v"))
+        self.lr, self.betas, self.eps = lr, betas, eps
+
+    def update(self, theta, g, m, v):
+        beta1, beta2 = self.betas
+        xp = array_module(theta)
+        m *= beta1  # 3
+        m += (1 - beta1) * g
+        v *= beta2  # 4
+        v += (1 - beta2) * (g * g)
+        mhat = m / (1 - beta1**self.t)  # 5
+        vhat = v / (1 - beta2**self.t)  # 6
+        theta -= self.lr * mhat / (xp.sqrt(vhat) + self.eps)  # 7
+
+
+class RMSprop(Optimizer):
+    """Divides by a running root mean square of the gradient:
+
+        v     = rho v + (1 - rho) g^2
+        theta = theta - lr / (1 + decay (t - 1)) g / (sqrt(v) + eps)
+
+    The defaults are Keras'; PyTorch's are rho=0.99, eps=1e-8, no decay. Source: Hinton 2012, lecture 6e; the decay is Keras'.
+    """
+
+    def __init__(self, parameters: Parameters, lr: float = 1e-3, rho: float = 0.9, eps: float = 1e-7, decay: float = 0.0):
+        super().__init__(parameters, ("v",))
+        self.lr, self.rho, self.eps, self.decay = lr, rho, eps, decay
+
+    def update(self, theta, g, v):
+        xp = array_module(theta)
+        v *= self.rho
+        v += (1 - self.rho) * (g * g)
+        theta -= self.lr / (1 + self.decay * (self.t - 1)) * g / (xp.sqrt(v) + self.eps)
