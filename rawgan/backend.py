@@ -3,11 +3,13 @@
 Everything else asks `array_module(x)` for the module of an array it already has, and is written once for NumPy and CuPy.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
+CACHE = 2**21  # bytes of scratch memory that one core keeps close
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
 
@@ -58,21 +61,50 @@ def array_module(*arrays) -> ModuleType:
 def _threads() -> tuple[ThreadPoolExecutor, int, ThreadpoolController]:
     """Python threads, one per core, how many, and the handle on BLAS' own threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # glibc hands large arrays back to the system when they are freed, and the page faults of the next ones cost as much as
+        # the arithmetic on them: raise M_TRIM_THRESHOLD (-1) and M_MMAP_THRESHOLD (-3), and keep one arena (-8)
+        for option, value in ((-1, 2**31 - 1), (-3, 2**30), (-8, 1)):
+            libc.mallopt(option, value)
     return ThreadPoolExecutor(cores), cores, ThreadpoolController().select(user_api="blas")
 
 
-def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array]) -> list[Array]:
-    """[work(slice), ...] for consecutive parts of a batch of N: a part per core on the CPU, one part on the GPU.
+def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
+    """[work(slice), ...] for consecutive parts of a batch of N: on the CPU spread over the cores, on the GPU one part.
 
     Each part runs in a thread of its own with BLAS held to one thread: the copies are shared out too, and nobody waits inside a
-    matrix product. The parts, and so the bits of a sum over them, depend on N and the number of cores alone.
+    matrix product. With sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
+    The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone.
     """
     if xp is not np:
         return [work(slice(0, N))]
     pool, cores, blas = _threads()
-    step = max(1, -(-N // cores))
+    step = max(1, min(-(-N // cores), CACHE // max(sample_bytes, 1)))
     with blas.limit(limits=1):
         return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
+
+
+def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
+    """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
+
+    So its intermediate arrays stay in the cache, and the parts run on all cores; the values are the same. Arguments with the
+    first one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    """
+
+    @wraps(f)
+    def parts(x: Array, *rest):
+        xp = array_module(x, *(a for a in rest if hasattr(a, "shape") and a.shape))
+        if xp is not np or x.ndim < 2 or x.size < 2**16:
+            return f(x, *rest)
+        y = np.empty(x.shape, x.dtype)
+
+        def part(n: slice) -> None:
+            y[n] = f(x[n], *(a[n] if getattr(a, "shape", (0,))[:1] == x.shape[:1] and a.ndim == x.ndim else a for a in rest))
+
+        over_batch(xp, len(x), part, 4 * x.nbytes // len(x))
+        return y
+
+    return parts
 
 
 def to_host(a) -> np.ndarray:

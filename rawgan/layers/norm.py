@@ -1,9 +1,11 @@
 """BatchNorm, LayerNorm and InstanceNorm: one formula, ops/norm.py, over different axes."""
 
+from math import prod
+
 import numpy as np
 
 from rawgan.layers.base import Layer
-from rawgan.ops.norm import normalize, normalize_dx, normalize_dx2
+from rawgan.ops.norm import affine, mean, normalize, normalize_dx, normalize_dx2, standardize
 
 
 class _Norm(Layer):
@@ -25,19 +27,20 @@ class _Norm(Layer):
     def checked(self, x):
         self.check(x, *(None,) * (max(x.ndim, len(self.shape) + 1) - len(self.shape)), *self.shape)
 
-    def over_params(self, v):
-        """Sums v over the axes that gamma does not have."""
-        return v.reshape(-1, *self.shape).sum(0)
+    def over_params(self, *factors):
+        """The sum of a product over the axes that gamma does not have."""
+        axes = tuple(range(factors[0].ndim - len(self.shape)))
+        return mean(axes, *factors).reshape(self.shape) * prod(factors[0].shape[: len(axes)])
 
     def forward(self, x, train=True):
         self.checked(x)
         xhat, rstd, _, _ = normalize(x, self.axes(x), self.eps)
-        return xhat * self.params["gamma"] + self.params["beta"], (xhat, rstd)
+        return affine(xhat, self.params["gamma"], self.params["beta"]), (xhat, rstd)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd = cache
         dx = normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy)) if need_dx else None
-        grads = {"gamma": self.over_params(xhat * dy), "beta": self.over_params(dy)} if need_grads else {}
+        grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dx, grads
 
     def double_backward(self, ddx, dy, cache):
@@ -45,7 +48,7 @@ class _Norm(Layer):
         axes, gamma = self.axes(dy), self.params["gamma"]
         d_dxhat = normalize_dx(ddx, xhat, rstd, axes)
         dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes)
-        return gamma * d_dxhat, dx, {"gamma": self.over_params(dy * d_dxhat)}
+        return gamma * d_dxhat, dx, {"gamma": self.over_params(dy, d_dxhat)}
 
     def config(self):
         return f"{self.shape[0] if len(self.shape) == 1 else self.shape}, eps={self.eps}"
@@ -110,15 +113,15 @@ class BatchNorm(_Norm):
         gamma, beta = self.params["gamma"], self.params["beta"]
         if not train:
             rstd = (self.buffers["running_var"] + x.dtype.type(self.eps)) ** -0.5
-            xhat = (x - self.buffers["running_mean"]) * rstd
-            return xhat * gamma + beta, (xhat, rstd, train)
+            xhat = standardize(x, self.buffers["running_mean"], rstd)
+            return affine(xhat, gamma, beta), (xhat, rstd, train)
         M = x.size // x.shape[-1]
         if M < 2:
             raise ValueError(f"{self.label}: one value per channel has no variance; train with a batch of 2 or more")
         xhat, rstd, mean, var = normalize(x, self.axes(x), self.eps)
         self.track("running_mean", mean.reshape(-1))
         self.track("running_var", var.reshape(-1) * (M / (M - 1)))
-        return xhat * gamma + beta, (xhat, rstd, train)
+        return affine(xhat, gamma, beta), (xhat, rstd, train)
 
     def track(self, name: str, batch) -> None:
         """running = (1 - momentum) running + momentum batch, in place."""
@@ -129,14 +132,14 @@ class BatchNorm(_Norm):
         xhat, rstd, train = cache
         if train:
             return super().backward(dy, (xhat, rstd), need_dx, need_grads)
-        grads = {"gamma": self.over_params(xhat * dy), "beta": self.over_params(dy)} if need_grads else {}
+        grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dy * (self.params["gamma"] * rstd), grads
 
     def double_backward(self, ddx, dy, cache):
         xhat, rstd, train = cache
         if train:
             return super().double_backward(ddx, dy, (xhat, rstd))
-        return ddx * (self.params["gamma"] * rstd), None, {"gamma": self.over_params(dy * (ddx * rstd))}
+        return ddx * (self.params["gamma"] * rstd), None, {"gamma": self.over_params(dy, ddx * rstd)}
 
     def config(self):
         return f"{super().config()}, momentum={self.momentum}"

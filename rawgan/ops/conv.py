@@ -63,7 +63,7 @@ def conv2d(x: Array, w: Array, b: Array | None = None, stride: Pair = 1, pad: Pa
         if b is not None:
             y[n] += b
 
-    over_batch(xp, len(x), part)
+    over_batch(xp, len(x), part, P * Q * R * S * C * x.itemsize)
     return y
 
 
@@ -90,7 +90,7 @@ def conv2d_dx(dy: Array, w: Array, size: tuple[int, int], stride: Pair = 1, pad:
                 padded[:, r : r + P * sh : sh, s : s + Q * sw : sw] += tap
         dx[n] = padded[:, top : top + H, left : left + W]
 
-    over_batch(xp, N, part)
+    over_batch(xp, N, part, 2 * H * W * C * dy.itemsize)
     return dx
 
 
@@ -103,13 +103,13 @@ def conv2d_dw(x: Array, dy: Array, kernel: Pair, stride: Pair = 1, pad: Pad = 0)
     """
     xp = array_module(x, dy)
     (R, S), ((top, _), (left, _)) = pair(kernel), pads(pad)
-    N, P, Q, K = dy.shape
+    (N, P, Q, K), C = dy.shape, x.shape[3]
 
     def part(n: slice) -> Array:
         patches = _patches(x[n], (R, S), (P, Q), pair(stride), (top, left))
-        return dy[n].reshape(-1, K).T @ patches.reshape(len(patches) * P * Q, -1)
+        return dy[n].reshape(-1, K).T @ patches.reshape(-1, R * S * C)
 
-    return sum(over_batch(xp, N, part)).reshape(K, R, S, -1)
+    return sum(over_batch(xp, N, part, P * Q * R * S * C * x.itemsize)).reshape(K, R, S, C)
 
 
 def _patches(x: Array, kernel, output, stride, start) -> Array:

@@ -1,6 +1,6 @@
 """Normalisation as a projection: BatchNorm, LayerNorm and InstanceNorm differ only in the axes they reduce over.
 
-With E the mean over the reduced axes, M their number of elements, rstd = 1 / sqrt(var + eps) and
+With E the mean over the reduced axes, rstd = 1 / sqrt(var + eps) and
 
     xhat = (x - mean) rstd        P(v) = v - E(v) - xhat E(xhat v)
 
@@ -8,56 +8,81 @@ P removes the two directions that normalisation removes, the constants and xhat 
 matrix it is symmetric, so it is its own adjoint. Then
 
     y  = gamma xhat + beta
-    dx = rstd P(gamma dy)                                                           first order
-    ddy = gamma rstd P(ddx)                                                         second order, for the cotangent ddx of dx:
-    dgamma = sum of dy rstd P(ddx)                                                  what reached gamma through dx
-    dx2 = -(rstd^2 / M) xhat sum(ddx P(gamma dy)) - rstd^2 P(E(gamma dy xhat) ddx + E(ddx xhat) gamma dy)
+    dx = rstd P(gamma dy)                       first order
+    ddy = gamma rstd P(ddx)                     second order, for the cotangent ddx of dx:
+    dgamma = sum of dy rstd P(ddx)              what reached gamma through dx
+    dx2 = -rstd^2 ( xhat E(ddx P(gamma dy)) + P( E(gamma dy xhat) ddx + E(ddx xhat) gamma dy ) )
 
 Nothing divides by gamma, so gamma may be exactly 0.
 """
 
-from rawgan.backend import Array, array_module
+from math import prod
+
+from rawgan.backend import Array, array_module, elementwise
+
+Axes = tuple[int, ...]
 
 
-def normalize(x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array, Array]:
+def mean(axes: Axes, *factors: Array) -> Array:
+    """E over `axes` of the product of arrays of one shape, the axes kept as 1; the product itself is never stored."""
+    xp = array_module(*factors)
+    shape, letters = factors[0].shape, "nhwc"[: factors[0].ndim]
+    kept = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
+    total = xp.einsum(",".join([letters] * len(factors)) + "->" + kept, *factors)
+    return total.reshape([1 if axis in axes else n for axis, n in enumerate(shape)]) / prod(shape[axis] for axis in axes)
+
+
+@elementwise
+def affine(x: Array, scale: Array, shift: Array) -> Array:
+    """y = scale x + shift; scale and shift broadcast over x."""
+    return x * scale + shift
+
+
+@elementwise
+def standardize(x: Array, mu: Array, rstd: Array) -> Array:
+    """xhat = (x - mean) rstd; mean and rstd broadcast over x."""
+    return (x - mu) * rstd
+
+
+def normalize(x: Array, axes: Axes, eps: float) -> tuple[Array, Array, Array, Array]:
     """Subtracts the mean over `axes` and divides by the standard deviation.
 
-        xhat = (x - mean) rstd,  mean = E(x),  var = E((x - mean)^2) (biased, two passes),  rstd = 1 / sqrt(var + eps)
+        xhat = (x - mean) rstd,  mean = E(x),  var = E((x - mean)^2),  rstd = 1 / sqrt(var + eps)
 
-    x any shape; returns xhat of x's shape, and rstd, mean, var with the reduced axes kept as 1. Derivatives: normalize_dx,
-    normalize_dx2. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    x any shape; returns xhat of x's shape, and rstd, mean, var (biased) with the reduced axes kept as 1. The variance takes a
+    second pass: E(x^2) - mean^2 loses all digits when the mean is large. Derivatives: normalize_dx, normalize_dx2.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
     xp = array_module(x)
-    mean = x.mean(axes, keepdims=True)
-    xhat = x - mean
-    var = (xhat * xhat).mean(axes, keepdims=True)
+    mu = mean(axes, x)
+    centred = standardize(x, mu, x.dtype.type(1))
+    var = mean(axes, centred, centred)
     rstd = 1 / xp.sqrt(var + x.dtype.type(eps))
-    xhat *= rstd
-    return xhat, rstd, mean, var
+    centred *= rstd
+    return centred, rstd, mu, var
 
 
-def project(v: Array, xhat: Array, axes: tuple[int, ...]) -> Array:
-    """P(v) = v - E(v) - xhat E(xhat v), E the mean over `axes`; v, xhat and the result of one shape."""
-    array_module(v, xhat)
-    return v - v.mean(axes, keepdims=True) - xhat * (xhat * v).mean(axes, keepdims=True)
+@elementwise
+def _minus(v: Array, xhat: Array, constant: Array, slope: Array, scale: Array) -> Array:
+    return (v - constant - xhat * slope) * scale
 
 
-def normalize_dx(dxhat: Array, xhat: Array, rstd: Array, axes: tuple[int, ...]) -> Array:
-    """The gradient of normalize, and (P being self-adjoint) the gradient of itself with respect to dxhat.
+def normalize_dx(dxhat: Array, xhat: Array, rstd: Array, axes: Axes) -> Array:
+    """The gradient of normalize: dx = rstd P(dxhat). P being symmetric, it is also its own derivative with respect to dxhat.
 
-    dx = rstd P(dxhat)
+    dxhat and xhat of x's shape, rstd with the reduced axes as 1; with rstd = 1 it is P itself.
     """
-    return rstd * project(dxhat, xhat, axes)
+    return _minus(dxhat, xhat, mean(axes, dxhat), mean(axes, xhat, dxhat), rstd)
 
 
-def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: tuple[int, ...]) -> Array:
+def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes) -> Array:
     """The curvature: the gradient of <ddx, normalize_dx(dxhat)> with respect to x.
 
         dx2 = -rstd^2 ( xhat E(ddx P(dxhat)) + P( E(dxhat xhat) ddx + E(ddx xhat) dxhat ) )
 
-    All of x's shape but rstd. The first term differentiates rstd (whose gradient is -rstd^2 xhat / M), the second xhat.
+    All of x's shape but rstd. The first term differentiates rstd (its gradient is -rstd^2 xhat / M), the second xhat.
     """
-    array_module(ddx, dxhat, xhat, rstd)
-    scale = (ddx * project(dxhat, xhat, axes)).mean(axes, keepdims=True)
-    mixed = (dxhat * xhat).mean(axes, keepdims=True) * ddx + (ddx * xhat).mean(axes, keepdims=True) * dxhat
-    return -rstd * rstd * (xhat * scale + project(mixed, xhat, axes))
+    one = xhat.dtype.type(1)
+    scale = mean(axes, ddx, normalize_dx(dxhat, xhat, one, axes))
+    mixed = mean(axes, dxhat, xhat) * ddx + mean(axes, ddx, xhat) * dxhat
+    return -rstd * rstd * (xhat * scale + normalize_dx(mixed, xhat, one, axes))
