@@ -29,11 +29,11 @@ def _cupy() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         return None, f"CuPy cannot be imported ({str(error).strip().splitlines()[0]})"
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except (cupy.cuda.runtime.CUDARuntimeError, RuntimeError) as error:
-        return None, f"CuPy {cupy.__version__} finds no usable NVIDIA GPU ({error})"
-    if count == 0:
-        return None, f"CuPy {cupy.__version__} sees no NVIDIA GPU"
+        one = cupy.ones((2, 2), np.float32)
+        (one @ one + one).sum().get()  # a product, a compiled kernel, a copy: the driver and the CUDA libraries are all there
+    except Exception as error:  # CuPy raises its own kinds for a missing driver, library or compiler
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None, f"CuPy {cupy.__version__} cannot compute on an NVIDIA GPU here: {reason}"
     return cupy, ""
 
 

@@ -150,21 +150,31 @@ def read_folder(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
+def holds_split(folder: Path, split: str) -> bool:
+    """Whether both files of a split lie in `folder`."""
+    return all(find(folder, stem) for stem in STEMS[split])
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: what the environment variable RAWGAN_DATA says, else the user's cache folder."""
+    if moved := os.environ.get("RAWGAN_DATA"):
+        return Path(os.path.expanduser(moved))
+    import pooch  # here, as only downloads want it
+
+    return Path(pooch.os_cache("rawgan"))
+
+
 def read_known(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Path]:
     """Images, labels (as `read_folder`) and folder of a set in KNOWN: the system's, else the cache's, else downloaded.
 
-    The cache is the user's cache folder, or what the environment variable RAWGAN_DATA says, and in it a folder per set.
     Raises UserError where a file is malformed or the download fails.
     """
-    import pooch  # here, as nothing else wants it
-
-    cache = Path(os.path.expanduser(os.environ.get("RAWGAN_DATA") or pooch.os_cache("rawgan")), name)
-    for folder in (KNOWN[name].system, cache):
-        if folder and all(find(folder, stem) for stem in STEMS[split]):
-            break
-    else:
-        folder = cache
-        download(name, split, cache)
+    known = KNOWN[name]
+    if known.system and holds_split(known.system, split):
+        return *read_folder(known.system, split), known.system
+    folder = cache_folder() / name
+    if not holds_split(folder, split):
+        download(name, split, folder)
     return *read_folder(folder, split), folder
 
 
