@@ -2,17 +2,29 @@
 
 from dataclasses import dataclass
 
-from rawgan.backend import Array
+import numpy as np
+
+from rawgan.backend import Array, array_module
 from rawgan.layers import Sequential
 from rawgan.losses import Objective
 from rawgan.optim import Optimizer
+from rawgan.penalties import Penalty
+
+Samples = Array | tuple[Array, Array]  # images or z, and where the networks are conditional, labels (N,) beside them
 
 
 @dataclass
 class GAN:
     """A generator G, a discriminator D, what they minimise, and how each moves.
 
-    G maps z to images, D images to scores. Each step below changes the parameters of exactly one player.
+    G maps z to images, D images to scores. Each step below changes the parameters of exactly one player. In a conditional GAN z,
+    real and fake are pairs (array, labels); where the objective is `labelled`, D sees the images alone and the loss the labels.
+
+    penalty          added to D's loss, at points that `rng` draws; penalty_train: in which mode D runs for it
+    clip             after each D step, D's parameters are clipped to [-clip, clip]
+    generator_first  G moves before D, which then sees the fakes made before that move
+    joint            D sees real and fake as one batch, and its loss is the mean over both
+    train_fakes      in which mode G makes the fakes for D; G's own step is always in training mode
     """
 
     generator: Sequential
@@ -20,37 +32,95 @@ class GAN:
     objective: Objective
     generator_optimizer: Optimizer
     discriminator_optimizer: Optimizer
+    penalty: Penalty | None = None
+    penalty_train: bool = True
+    clip: float | None = None
+    generator_first: bool = False
+    joint: bool = False
+    train_fakes: bool = True
+    rng: np.random.Generator | None = None
 
-    def train_step(self, real: Array, z: Array) -> dict[str, Array]:
+    def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
         """D learns from real and fake images, then G from what the new D says of the same fakes.
 
-        real (N, H, W, C) and z are one batch. Returns the losses and mean scores as arrays of no dimension.
+        With lists, D takes a step for each real batch and z; one z more than real batches is G's own, else G learns from the
+        last fakes of D. Returns the losses and mean scores of the last steps, as arrays of no dimension.
         """
-        fake, g_cache = self.generator.forward(z)
-        return self.discriminator_step(real, fake) | self.generator_step(fake, g_cache)
+        reals = real if isinstance(real, list) else [real]
+        zs = z if isinstance(z, list) else [z]
+        if self.generator_first:
+            fake, g_cache = self.generate(zs[0])
+            return self.generator_step(fake, g_cache) | self.discriminator_step(reals[0], fake)
+        for batch, latent in zip(reals, zs):
+            fake, g_cache = self.generate(latent, self.train_fakes)
+            said = self.discriminator_step(batch, fake)
+        if len(zs) > len(reals):
+            fake, g_cache = self.generate(zs[-1])
+        return said | self.generator_step(fake, g_cache)
 
-    def discriminator_step(self, real: Array, fake: Array) -> dict[str, Array]:
+    def generate(self, z: Samples, train: bool = True) -> tuple[Samples, object]:
+        """G(z), with the labels of z beside it where there are any, and G's cache."""
+        x, cache = self.generator.forward(z, train)
+        return ((x, z[1]) if isinstance(z, tuple) else x), cache
+
+    def discriminator_step(self, real: Samples, fake: Samples) -> dict[str, Array]:
         """d loss_D / d theta_D. The fakes are constants here: G receives nothing, and nobody needs d/d image.
 
         Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add.
         """
-        D = self.discriminator
-        a, real_cache = D.forward(real)
-        c, fake_cache = D.forward(fake)
-        loss, da, dc = self.objective.discriminator(a, c)
-        _, real_grads = D.backward(da, real_cache, need_dx=False)
-        _, fake_grads = D.backward(dc, fake_cache, need_dx=False)
-        self.discriminator_optimizer.step(self.discriminator_optimizer.parameters.gather(real_grads, fake_grads))
-        return {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)}
+        D, optimizer = self.discriminator, self.discriminator_optimizer
+        labels = (real[1], fake[1]) if self.objective.labelled else ()
+        if self.joint:
+            scores, cache = D.forward(self.seen(both(real, fake)))
+            a, c = scores[: len(scores) // 2], scores[len(scores) // 2 :]
+            loss, da, dc = self.objective.discriminator(a, c, *labels)
+            loss = loss / 2
+            passes = [D.backward(array_module(da).concatenate([da, dc]) / 2, cache, need_dx=False)[1]]
+        else:
+            a, real_cache = D.forward(self.seen(real))
+            c, fake_cache = D.forward(self.seen(fake))
+            loss, da, dc = self.objective.discriminator(a, c, *labels)
+            passes = [D.backward(da, real_cache, need_dx=False)[1], D.backward(dc, fake_cache, need_dx=False)[1]]
+        said = {}
+        if self.penalty is not None:
+            (real_x, condition), (fake_x, _) = split(self.seen(real)), split(self.seen(fake))
+            x = self.penalty.points(real_x, fake_x, self.rng)
+            value, grads, norms = self.penalty(D, x, condition, self.penalty_train)
+            passes.append(grads)
+            loss = loss + value
+            said = {"penalty": value, "gradient_norm": norms.mean()}
+        optimizer.step(optimizer.parameters.gather(*passes))
+        if self.clip is not None:
+            theta = optimizer.parameters.flat
+            theta.clip(-self.clip, self.clip, out=theta)
+        return {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)} | said
 
-    def generator_step(self, fake: Array, g_cache) -> dict[str, Array]:
+    def generator_step(self, fake: Samples, g_cache) -> dict[str, Array]:
         """d loss_G / d theta_G = d loss_G / d D(fake) * dD / d fake * dG / d theta_G.
 
         The gradient passes through D (dx only: D's weights receive nothing) into G (weights only: nobody needs d/d z).
         """
-        c, d_cache = self.discriminator.forward(fake)
-        loss, dc = self.objective.generator(c)
+        c, d_cache = self.discriminator.forward(self.seen(fake))
+        labels = (fake[1],) if self.objective.labelled else ()
+        loss, dc = self.objective.generator(c, *labels)
         dfake, _ = self.discriminator.backward(dc, d_cache, need_grads=False)
         _, grads = self.generator.backward(dfake, g_cache, need_dx=False)
         self.generator_optimizer.step(self.generator_optimizer.parameters.gather(grads))
         return {"g_loss": loss}
+
+    def seen(self, samples: Samples) -> Samples:
+        """What D gets of the samples: without the labels where the objective takes them."""
+        return samples[0] if self.objective.labelled else samples
+
+
+def split(samples: Samples) -> tuple[Array, Array | None]:
+    """The array, and the labels or None."""
+    return samples if isinstance(samples, tuple) else (samples, None)
+
+
+def both(real: Samples, fake: Samples) -> Samples:
+    """Real and fake as one batch, real first."""
+    (x, labels), (y, more) = split(real), split(fake)
+    xp = array_module(x, y)
+    joined = xp.concatenate([x, y])
+    return joined if labels is None else (joined, xp.concatenate([labels, more]))

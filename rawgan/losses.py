@@ -12,11 +12,14 @@ one number worth watching: the mean probability that D gives "real" for BCE, the
 from dataclasses import dataclass
 
 from rawgan.backend import Array, array_module
+from rawgan.layers.embed import one_hot
 from rawgan.ops.act import sigmoid, softplus
 
 
 class Objective:
-    """See the head of the file."""
+    """See the head of the file. `labelled` objectives take the samples' labels after the scores."""
+
+    labelled = False
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
         raise NotImplementedError
@@ -94,3 +97,41 @@ class Hinge(Objective):
 
     def generator(self, c: Array) -> tuple[Array, Array]:
         return -c.mean(), array_module(c).full_like(c, -1 / c.size)
+
+
+def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """mean( log sum_k exp(logits[n,k]) - logits[n,labels[n]] ) and its gradient (softmax - one_hot) / N; logits (N, K)."""
+    xp = array_module(logits, labels)
+    shifted = logits - logits.max(1, keepdims=True)
+    sums = xp.exp(shifted).sum(1, keepdims=True)
+    hit = one_hot(labels, logits.shape[1], logits.dtype)
+    loss = (xp.log(sums) - (shifted * hit).sum(1, keepdims=True)).mean()
+    return loss, (xp.exp(shifted) / sums - hit) / len(logits)
+
+
+@dataclass(frozen=True)
+class ACGAN(Objective):
+    """Real or fake, and which class: scores (N, 1 + K), first the logit of "real", then one logit per class.
+
+        D:  BCE(a, c) + CE(a's classes, labels) + CE(c's classes, labels)        G:  BCE(c) + CE(c's classes, labels)
+
+    Source: Odena et al. 2017 (arXiv:1610.09585).
+    """
+
+    source: BCE = BCE()
+    labelled = True
+
+    def discriminator(self, a: Array, c: Array, real_labels: Array, fake_labels: Array) -> tuple[Array, Array, Array]:
+        xp = array_module(a, c)
+        loss, da, dc = self.source.discriminator(a[:, :1], c[:, :1])
+        real_loss, da_class = cross_entropy(a[:, 1:], real_labels)
+        fake_loss, dc_class = cross_entropy(c[:, 1:], fake_labels)
+        return loss + real_loss + fake_loss, xp.concatenate([da, da_class], 1), xp.concatenate([dc, dc_class], 1)
+
+    def generator(self, c: Array, labels: Array) -> tuple[Array, Array]:
+        loss, dc = self.source.generator(c[:, :1])
+        class_loss, dc_class = cross_entropy(c[:, 1:], labels)
+        return loss + class_loss, array_module(c).concatenate([dc, dc_class], 1)
+
+    def score(self, a: Array) -> Array:
+        return self.source.score(a[:, :1])

@@ -13,7 +13,7 @@ class ReLU(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return act.relu_dx(dy, cache), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return act.relu_dx(ddx, cache), None, {}
 
 
@@ -32,7 +32,7 @@ class LeakyReLU(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return act.leaky_relu_dx(dy, cache, self.slope), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return act.leaky_relu_dx(ddx, cache, self.slope), None, {}
 
     def config(self):
@@ -49,7 +49,7 @@ class Tanh(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return act.tanh_dx(dy, cache), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return act.tanh_dx(ddx, cache), act.tanh_dx2(ddx, dy, cache), {}
 
 
@@ -63,7 +63,7 @@ class Sigmoid(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return act.sigmoid_dx(dy, cache), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return act.sigmoid_dx(ddx, cache), act.sigmoid_dx2(ddx, dy, cache), {}
 
 
@@ -76,5 +76,5 @@ class Softplus(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return act.softplus_dx(dy, cache), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return act.softplus_dx(ddx, cache), act.softplus_dx2(ddx, dy, cache), {}

@@ -35,8 +35,11 @@ class Layer:
         """dx (None where need_dx is off) and the gradients of the parameters (empty where need_grads is off)."""
         raise NotImplementedError
 
-    def double_backward(self, ddx: Array, dy: Array, cache) -> tuple[Array, Array | None, Grads]:
-        """Raises NotImplementedError, naming the layer, unless the layer has a second derivative."""
+    def double_backward(self, ddx: Array, dy: Array, cache, need_ddy: bool = True) -> tuple[Array | None, Array | None, Grads]:
+        """ddy, dx and the gradients of the parameters; without need_ddy, costly layers leave ddy out (None).
+
+        Raises NotImplementedError, naming the layer, unless the layer has a second derivative.
+        """
         raise NotImplementedError(f"{self.label} has no double_backward: it cannot stand in a critic with a gradient penalty")
 
     def children(self) -> dict[str, "Layer"]:

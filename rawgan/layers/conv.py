@@ -58,9 +58,9 @@ class Conv2d(_Conv):
                 grads["b"] = bias_db(dy)
         return dx, grads
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         _, pad = cache
-        ddy = conv2d(ddx, self.params["w"], None, self.stride, pad)
+        ddy = conv2d(ddx, self.params["w"], None, self.stride, pad) if need_ddy else None
         return ddy, None, {"w": conv2d_dw(ddx, dy, self.kernel, self.stride, pad)}
 
     def config(self):
@@ -111,9 +111,9 @@ class ConvTranspose2d(_Conv):
                 grads["b"] = bias_db(dy)
         return dx, grads
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         _, pad = cache
-        ddy = conv2d_dx(ddx, self.params["w"], dy.shape[1:3], self.stride, pad)
+        ddy = conv2d_dx(ddx, self.params["w"], dy.shape[1:3], self.stride, pad) if need_ddy else None
         return ddy, None, {"w": conv2d_dw(dy, ddx, self.kernel, self.stride, pad)}
 
     def config(self):

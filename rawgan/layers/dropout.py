@@ -34,7 +34,7 @@ class Dropout(Layer):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return (dy if cache is None else dy * cache), {}
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         return (ddx if cache is None else ddx * cache), None, {}
 
     def config(self):

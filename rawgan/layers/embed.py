@@ -81,7 +81,7 @@ class Condition(Composite):
             grads = {f"inner.{name}": g for name, g in grads.items()}
         return (xp.ascontiguousarray(dy[..., :C]) if need_dx else None), grads
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         xp = array_module(ddx)
         return xp.concatenate([ddx, xp.zeros_like(dy[..., cache[0] :])], -1), None, {}
 

@@ -33,8 +33,9 @@ class Linear(Layer):
                 grads["b"] = bias_db(dy)
         return dx, grads
 
-    def double_backward(self, ddx, dy, cache):
-        return linear(ddx, self.params["w"]), None, {"w": linear_dw(ddx, dy)}
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
+        ddy = linear(ddx, self.params["w"]) if need_ddy else None
+        return ddy, None, {"w": linear_dw(ddx, dy)}
 
     def config(self):
         return f"{self.C}, {self.K}" + ("" if "b" in self.params else ", bias=False")

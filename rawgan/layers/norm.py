@@ -43,7 +43,7 @@ class _Norm(Layer):
         grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dx, grads
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd = cache
         axes, gamma = self.axes(dy), self.params["gamma"]
         d_dxhat = normalize_dx(ddx, xhat, rstd, axes)
@@ -135,7 +135,7 @@ class BatchNorm(_Norm):
         grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dy * (self.params["gamma"] * rstd), grads
 
-    def double_backward(self, ddx, dy, cache):
+    def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd, train = cache
         if train:
             return super().double_backward(ddx, dy, (xhat, rstd))

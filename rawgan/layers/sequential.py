@@ -40,20 +40,21 @@ class Sequential(Composite):
             dys.append(dy)
         return dys[::-1]
 
-    def double_backward(self, ddx, dy, cache, dys: list[Array] | None = None, need_dx: bool = True):
+    def double_backward(self, ddx, dy, cache, need_ddy=True, need_dx=True, dys: list[Array] | None = None):
         """Two sweeps: upwards the cotangent ddx through every layer's double_backward, which is the tangent of the network; then
-        downwards the curvature that it met, as an ordinary backward, starting at the highest layer that has any.
+        downwards the curvature that it met, as an ordinary backward that starts at the highest layer with any.
 
         `dys` is what upstream(dy, cache) returned, where the caller has it already.
         """
         dys = dys or self.upstream(dy, cache)
+        top = len(self.layers) - 1
         curvatures, grads = [], {}
         for i, layer in enumerate(self.layers):
-            ddx, curvature, layer_grads = layer.double_backward(ddx, dys[i + 1], cache[i])
+            ddx, curvature, layer_grads = layer.double_backward(ddx, dys[i + 1], cache[i], need_ddy or i < top)
             curvatures.append(curvature)
             grads |= named(i, layer_grads)
         dx = None
-        for i in reversed(range(len(self.layers))):
+        for i in range(top, -1, -1):
             if dx is not None:
                 dx, more = self.layers[i].backward(dx, cache[i], need_dx or i > 0)
                 grads |= {name: grads[name] + g if name in grads else g for name, g in named(i, more).items()}
