@@ -17,7 +17,8 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
-CACHE = 2**21  # bytes of scratch memory that one core keeps close
+CACHE = 2**23  # bytes of scratch memory that one core keeps close to a matrix product
+PART = 2**18  # bytes of an array that elementwise works on at a time
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
 
@@ -87,21 +88,20 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
 def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
     """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
 
-    So its intermediate arrays stay in the cache, and the parts run on all cores; the values are the same. Arguments with the
-    first one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    So its intermediate arrays stay in the cache; the values are the same. Arguments with the first one's number of axes and length
+    are cut along the batch, all others (numbers, statistics, gamma) passed whole.
     """
 
     @wraps(f)
     def parts(x: Array, *rest):
-        xp = array_module(x, *(a for a in rest if hasattr(a, "shape") and a.shape))
-        if xp is not np or x.ndim < 2 or x.size < 2**16:
+        xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
+        step = max(1, PART * len(x) // max(x.nbytes, 1))
+        if xp is not np or step >= len(x):
             return f(x, *rest)
+        cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
         y = np.empty(x.shape, x.dtype)
-
-        def part(n: slice) -> None:
-            y[n] = f(x[n], *(a[n] if getattr(a, "shape", (0,))[:1] == x.shape[:1] and a.ndim == x.ndim else a for a in rest))
-
-        over_batch(xp, len(x), part, 4 * x.nbytes // len(x))
+        for n in range(0, len(x), step):
+            y[n : n + step] = f(x[n : n + step], *(a[n : n + step] if c else a for a, c in zip(rest, cut)))
         return y
 
     return parts

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rawgan import layers
+from rawgan import layers, losses
+
+torch.set_num_threads(1)
 
 NAMES = {"w": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
 
@@ -154,3 +156,22 @@ def assert_same_state(net: layers.Sequential, module: nn.Sequential, tolerance: 
         got, want = chw({**net.params, **net.buffers}[name]), t.numpy()
         scale = np.abs(want).max() if name in net.params else max(1, np.abs(want).max())
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale, err_msg=name, strict=True)
+
+
+bce = F.binary_cross_entropy_with_logits
+
+
+def bce_to(label: float):
+    return lambda scores: bce(scores, torch.full_like(scores, label))
+
+
+# objective, what D minimises of D(real), what D minimises of D(fake), what G minimises of D(fake)
+OBJECTIVES = [
+    (losses.BCE(), bce_to(1), bce_to(0), bce_to(1)),
+    (losses.BCE(real_label=0.9), bce_to(0.9), bce_to(0), bce_to(1)),
+    (losses.BCE(minimax=True), bce_to(1), bce_to(0), lambda c: -bce_to(0)(c)),
+    (losses.LeastSquares(), lambda a: F.mse_loss(a, torch.ones_like(a)), lambda c: c.square().mean(),
+     lambda c: F.mse_loss(c, torch.ones_like(c))),
+    (losses.Wasserstein(), lambda a: -a.mean(), lambda c: c.mean(), lambda c: -c.mean()),
+    (losses.Hinge(), lambda a: F.relu(1 - a).mean(), lambda c: F.relu(1 + c).mean(), lambda c: -c.mean()),
+]  # fmt: skip

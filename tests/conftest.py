@@ -1,0 +1,47 @@
+"""What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from rawgan.backend import choose_device
+
+torch.set_num_threads(1)
+settings.register_profile("rawgan", deadline=None, derandomize=True)
+settings.load_profile("rawgan")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped, and counted, where there is none; the summary says why."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (device := choose_device()).name != "gpu":
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {device.why}"))
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    """The devices that a test is run on: the same cases with NumPy and, where there is a GPU, with CuPy."""
+    return choose_device(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poisoned_empty():
+    """np.empty hands out NaN instead of whatever lay there, so an entry that nobody wrote shows."""
+    empty = np.empty
+
+    def poisoned(*args, **kwargs):
+        a = empty(*args, **kwargs)
+        if a.dtype.kind == "f":
+            a.fill(np.nan)
+        return a
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "empty", poisoned)
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)

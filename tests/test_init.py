@@ -1,0 +1,93 @@
+"""rawgan.init: the distributions, what is left alone, and that the stream decides."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rawgan.init import dcgan_init, glorot_uniform
+from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, InstanceNorm, LayerNorm, Linear, Parameters, Sequential, state
+
+everyone = pytest.mark.parametrize("init", [dcgan_init, glorot_uniform])
+
+
+def network():
+    """Large enough that 5 sigma is narrow, of every kind of layer that has a weight."""
+    return Sequential(
+        ConvTranspose2d(50, 64, 4), BatchNorm(2000), Sequential(Conv2d(64, 40, (5, 3)), InstanceNorm(2000)), LayerNorm((5, 20, 20)),
+        Linear(300, 70),
+    )  # fmt: skip
+
+
+def drawn(init, seed=0):
+    net = network()
+    init(net, np.random.default_rng(seed))
+    return state(net)
+
+
+def assert_moments(a, mean, std, kurtosis):
+    """Mean and standard deviation within 5 sigma of what a.size independent draws would scatter."""
+    assert abs(a.mean(dtype=float) - mean) < 5 * std / sqrt(a.size)
+    assert abs(a.std(dtype=float) - std) < 5 * std * sqrt((kurtosis - 1) / (4 * a.size))
+
+
+class TestDCGAN:
+    def test_weights(self):
+        for name, a in drawn(dcgan_init).items():
+            if name.endswith(".w"):
+                assert_moments(a, 0, 0.02, 3)
+                assert stats.kstest(a.ravel() / 0.02, "norm").pvalue > 1e-6
+
+    def test_gammas(self):
+        for name, a in drawn(dcgan_init).items():
+            if name.endswith(".gamma"):
+                assert_moments(a, 1, 0.02, 3)
+                assert stats.kstest((a.ravel() - 1) / 0.02, "norm").pvalue > 1e-6
+
+
+class TestGlorot:
+    @pytest.mark.parametrize(
+        "name, fans", [("0.w", 16 * (50 + 64)), ("2.0.w", 15 * (64 + 40)), ("4.w", 300 + 70)], ids=["ConvT", "Conv", "Linear"]
+    )
+    def test_bounds_count_the_taps(self, name, fans):
+        a, bound = drawn(glorot_uniform)[name], sqrt(6 / fans)
+        assert_moments(a, 0, bound / sqrt(3), 9 / 5)
+        assert 0.999 * bound < np.abs(a).max() <= np.float32(bound)
+        assert stats.kstest(a.ravel() / bound, "uniform", (-1, 2)).pvalue > 1e-6
+
+    def test_gammas_stay_one(self):
+        assert all((a == 1).all() for name, a in drawn(glorot_uniform).items() if name.endswith(".gamma"))
+
+
+@everyone
+def test_the_rest_is_left_alone(init):
+    before = state(network())
+    for name, a in drawn(init).items():
+        if not name.endswith((".w", ".gamma")):
+            np.testing.assert_array_equal(a, before[name], err_msg=name)
+
+
+@everyone
+def test_the_stream_decides(init):
+    got, again, other = drawn(init), drawn(init), drawn(init, seed=1)
+    for name, a in got.items():
+        np.testing.assert_array_equal(a, again[name])
+        if name.endswith(".w"):
+            assert (a != other[name]).mean() > 0.99
+
+
+@everyone
+def test_layers_do_not_share_numbers(init):
+    net = Sequential(Linear(300, 70), Linear(300, 70))
+    init(net, np.random.default_rng(0))
+    assert (net.params["0.w"] != net.params["1.w"]).mean() > 0.99
+
+
+@everyone
+def test_writes_through_to_the_flat_buffer(init):
+    net = network()
+    parameters = Parameters(net)
+    init(net, np.random.default_rng(0))
+    want = drawn(init)
+    np.testing.assert_array_equal(parameters.flat, np.concatenate([want[name].ravel() for name in parameters.shapes]))
