@@ -13,13 +13,22 @@ def dcgan_init(net: Layer, rng) -> None:
                 layer.params[name][...] = rng.normal(mean, 0.02, layer.params[name].shape)
 
 
+def _uniform(net: Layer, rng, fans) -> None:
+    for _, layer in leaves(net):
+        if "w" in layer.params:
+            K, *taps, C = layer.params["w"].shape
+            bound = sqrt(6 / (prod(taps) * fans(C, K)))
+            layer.params["w"][...] = rng.uniform(-bound, bound, layer.params["w"].shape)
+
+
 def glorot_uniform(net: Layer, rng) -> None:
     """w ~ U(-a, a) with a = sqrt(6 / (fan_in + fan_out)), taps counted into the fans; the rest stays: Keras' default.
 
     w (K, C) or (K, R, S, C): fan_in = R S C, fan_out = R S K. Source: Glorot & Bengio 2010.
     """
-    for _, layer in leaves(net):
-        if "w" in layer.params:
-            K, *taps, C = layer.params["w"].shape
-            bound = sqrt(6 / (prod(taps) * (C + K)))
-            layer.params["w"][...] = rng.uniform(-bound, bound, layer.params["w"].shape)
+    _uniform(net, rng, lambda C, K: C + K)
+
+
+def he_uniform(net: Layer, rng) -> None:
+    """w ~ U(-a, a) with a = sqrt(6 / fan_in), fan_in = R S C for w (K, R, S, C); the rest stays. Source: He et al. 2015."""
+    _uniform(net, rng, lambda C, K: C)

@@ -454,9 +454,7 @@ class TestKnown:
         want = idx.KNOWN["fashion-mnist"].sha256
         assert {stem: sha256(upstream(stem)).hexdigest() for stem in want} == want
 
-    @pytest.mark.parametrize(
-        ("name", "remedies"), [("mnist", ["folder"]), ("fashion-mnist", ["folder", "dataset-fashion-mnist"])]
-    )
+    @pytest.mark.parametrize(("name", "remedies"), [("mnist", ["folder"]), ("fashion-mnist", ["folder", "dataset-fashion-mnist"])])
     @pytest.mark.parametrize("fault", ["missing", "wrong", "cut short", "no server"])
     def test_a_failed_download_leaves_nothing(self, server, tmp_path, monkeypatch, name, remedies, fault):
         root, _ = server
@@ -575,9 +573,7 @@ class TestPictures:
         assert len(load(str(tmp_path / "linked"), 8)) == 5
 
     @pytest.mark.parametrize("name", ["b.png", "a/c.bmp", "z/d.jpg", "z/e.webp"])
-    @pytest.mark.parametrize(
-        "spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"GIF89a" + b[6:40], lambda b: b[:20]]
-    )
+    @pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"GIF89a" + b[6:40], lambda b: b[:20]])
     @pytest.mark.parametrize("channels", [None, 3])
     def test_a_broken_picture_is_named(self, image_files, name, spoil, channels):
         path = image_files[0] / name

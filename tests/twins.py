@@ -1,13 +1,13 @@
-"""PyTorch twins: the same network, NCHW, from the same weights, and the comparison of both, parameter by parameter."""
+"""PyTorch twins: the same network, NCHW, from the same weights; the same objectives; and the comparison, name by name."""
 
-import numpy as np
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from rawgan import layers, losses
-
-torch.set_num_threads(1)
 
 NAMES = {"w": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
 
@@ -50,7 +50,7 @@ class LayerNorm(nn.Module):
     def __init__(self, shape, eps):
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = (nn.Parameter(torch.empty(chw(np.empty(shape)).shape)) for _ in range(2))
+        self.weight, self.bias = (nn.Parameter(chw(torch.zeros(shape))) for _ in range(2))
 
     def forward(self, x):
         weight, bias = (p.reshape(*p.shape, *(1,) * (x.ndim - 1 - p.ndim)) for p in (self.weight, self.bias))
@@ -75,27 +75,27 @@ class Flatten(nn.Module):
         return to_nhwc(x).flatten(1)
 
 
-def to_nchw(x: torch.Tensor) -> torch.Tensor:
+def to_nchw(x):
     """(N, H, W, C) as (N, C, H, W); (N, C) as it is."""
     return x.movedim(-1, 1)
 
 
-def to_nhwc(x: torch.Tensor) -> torch.Tensor:
+def to_nhwc(x):
     """(N, C, H, W) as (N, H, W, C); (N, C) as it is."""
     return x.movedim(1, -1)
 
 
-def chw(a: np.ndarray) -> np.ndarray:
+def chw(a):
     """A parameter in PyTorch's order of axes: (K, R, S, C) as (K, C, R, S), (H, W, C) as (C, H, W), others as they are."""
-    return np.moveaxis(a, -1, {4: 1, 3: 0}.get(a.ndim, -1))
+    return a.movedim(-1, {4: 1, 3: 0}.get(a.ndim, -1))
 
 
-def tensor(x: np.ndarray, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Images or vectors of rawgan's for a twin."""
-    return to_nchw(torch.tensor(x, dtype=dtype)).contiguous()
+def hwc(a):
+    """The inverse of chw."""
+    return a.movedim({4: 1, 3: 0}.get(a.ndim, -1), -1)
 
 
-def conv_twin(layer, channels, plain, same) -> nn.Module:
+def conv_twin(layer, channels, plain, same):
     bias = "b" in layer.params
     if layer.pad == "same":
         return same(*channels, layer.kernel, layer.stride, bias=bias)
@@ -103,75 +103,97 @@ def conv_twin(layer, channels, plain, same) -> nn.Module:
     return plain(*channels, layer.kernel, layer.stride, layer.pad, bias=bias, **extra)
 
 
+# a layer in PyTorch, with PyTorch's own first weights
 MAKE = {
-    layers.Linear: lambda l: nn.Linear(l.C, l.K, bias="b" in l.params),
-    layers.Conv2d: lambda l: conv_twin(l, (l.C, l.K), nn.Conv2d, SameConv2d),
-    layers.ConvTranspose2d: lambda l: conv_twin(l, (l.K, l.C), nn.ConvTranspose2d, SameConvTranspose2d),
-    layers.BatchNorm: lambda l: BatchNorm(*l.shape, eps=l.eps, momentum=l.momentum),
-    layers.InstanceNorm: lambda l: nn.InstanceNorm2d(*l.shape, eps=l.eps, affine=True),
-    layers.LayerNorm: lambda l: LayerNorm(l.shape, l.eps),
-    layers.ReLU: lambda l: nn.ReLU(),
-    layers.LeakyReLU: lambda l: nn.LeakyReLU(l.slope),
-    layers.Tanh: lambda l: nn.Tanh(),
-    layers.Sigmoid: lambda l: nn.Sigmoid(),
-    layers.Softplus: lambda l: nn.Softplus(threshold=float("inf")),  # PyTorch's turns into x above 20
-    layers.Reshape: lambda l: Reshape(l.shape),
-    layers.Flatten: lambda l: Flatten(),
-    layers.Sequential: lambda l: nn.Sequential(*(MAKE[type(child)](child) for child in l.layers)),
+    layers.Sequential: lambda layer: nn.Sequential(*(MAKE[type(child)](child) for child in layer.layers)),
+    layers.Linear: lambda layer: nn.Linear(layer.C, layer.K, bias="b" in layer.params),
+    layers.Conv2d: lambda layer: conv_twin(layer, (layer.C, layer.K), nn.Conv2d, SameConv2d),
+    layers.ConvTranspose2d: lambda layer: conv_twin(layer, (layer.K, layer.C), nn.ConvTranspose2d, SameConvTranspose2d),
+    layers.BatchNorm: lambda layer: BatchNorm(*layer.shape, eps=layer.eps, momentum=layer.momentum),
+    layers.InstanceNorm: lambda layer: nn.InstanceNorm2d(*layer.shape, eps=layer.eps, affine=True),
+    layers.LayerNorm: lambda layer: LayerNorm(layer.shape, layer.eps),
+    layers.ReLU: lambda layer: nn.ReLU(),
+    layers.LeakyReLU: lambda layer: nn.LeakyReLU(layer.slope),
+    layers.Tanh: lambda layer: nn.Tanh(),
+    layers.Sigmoid: lambda layer: nn.Sigmoid(),
+    layers.Softplus: lambda layer: nn.Softplus(threshold=float("inf")),  # PyTorch's is x itself above 20 otherwise
+    layers.Reshape: lambda layer: Reshape(layer.shape),
+    layers.Flatten: lambda layer: Flatten(),
 }
 
 
 def twin(net: layers.Sequential, dtype: torch.dtype = torch.float64) -> nn.Sequential:
     """The network as a PyTorch module on (N, C, H, W), in training mode, with copies of its weights and running statistics."""
-    module = MAKE[layers.Sequential](net).to(dtype)
-    for name, t in tensors(net, module).items():
-        t.copy_(torch.tensor(chw({**net.params, **net.buffers}[name])))
-    return module
+    copy = MAKE[layers.Sequential](net).to(dtype)
+    state = layers.state(net)
+    for name, t in tensors(net, copy).items():
+        t.copy_(chw(torch.from_numpy(state[name])))
+    return copy
 
 
-def tensors(net: layers.Sequential, module: nn.Sequential) -> dict[str, torch.Tensor]:
-    """The twin's parameters and running statistics under rawgan's names; every one of them has to be there."""
-    theirs = {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+def tensors(net: layers.Sequential, copy: nn.Sequential) -> dict[str, torch.Tensor]:
+    """The twin's parameters and running statistics under rawgan's names. Both must have them all."""
+    left = {name: t for name, t in copy.state_dict(keep_vars=True).items() if not name.endswith("num_batches_tracked")}
     found = {}
     for name in (*net.params, *net.buffers):
         layer, _, own = name.rpartition(".")
-        found[name] = theirs.pop(f"{layer}.{NAMES.get(own, own)}")
-    assert not theirs, f"only the twin has {', '.join(theirs)}"
+        found[name] = left.pop(f"{layer}.{NAMES.get(own, own)}").data
+    assert not left, f"only the twin has {', '.join(left)}"
     return found
 
 
-def gradients(net: layers.Sequential, module: nn.Sequential) -> dict[str, np.ndarray]:
+def gradients(net: layers.Sequential, copy: nn.Sequential) -> dict:
     """What autograd left in the twin's parameters, under rawgan's names and in its order of axes."""
-    grads = {t.data_ptr(): t.grad for t in module.parameters()}
-    return {
-        name: np.moveaxis(grads[t.data_ptr()].numpy(), {4: 1, 3: 0}.get(t.ndim, -1), -1)
-        for name, t in tensors(net, module).items()
-        if name in net.params
-    }
+    grads = {p.data_ptr(): p.grad for p in copy.parameters()}
+    return {name: hwc(grads[t.data_ptr()]).numpy() for name, t in tensors(net, copy).items() if name in net.params}
 
 
-def assert_same_state(net: layers.Sequential, module: nn.Sequential, tolerance: float) -> None:
-    """Every parameter agrees relative to the largest number of its array, every running statistic to that or absolutely."""
-    for name, t in tensors(net, module).items():
-        got, want = chw({**net.params, **net.buffers}[name]), t.numpy()
-        scale = np.abs(want).max() if name in net.params else max(1, np.abs(want).max())
-        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale, err_msg=name, strict=True)
+def states(net: layers.Sequential, copy: nn.Sequential) -> dict[str, tuple]:
+    """(got, want) of every parameter and running statistic by name, as host arrays in rawgan's order of axes."""
+    got = layers.state(net)
+    return {name: (got[name], hwc(t).numpy()) for name, t in tensors(net, copy).items()}
 
 
-bce = F.binary_cross_entropy_with_logits
+class Objective(NamedTuple):
+    """An objective, and in PyTorch what D minimises of D(real) and of D(fake), and what G minimises of D(fake)."""
+
+    ours: losses.Objective
+    real: Callable
+    fake: Callable
+    generator: Callable
 
 
-def bce_to(label: float):
-    return lambda scores: bce(scores, torch.full_like(scores, label))
+def bce_to(label: float) -> Callable:
+    """The binary cross-entropy of logits for one label."""
+    return lambda scores: F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, label))
 
 
-# objective, what D minimises of D(real), what D minimises of D(fake), what G minimises of D(fake)
+def mse_to(label: float) -> Callable:
+    return lambda scores: F.mse_loss(scores, torch.full_like(scores, label))
+
+
+def objective_twin(ours: losses.Objective) -> Objective:
+    """The objective with PyTorch's losses beside it."""
+    match ours:
+        case losses.BCE(real_label=label, minimax=False):
+            return Objective(ours, bce_to(label), bce_to(0), bce_to(1))
+        case losses.BCE(real_label=label):
+            return Objective(ours, bce_to(label), bce_to(0), lambda c: -bce_to(0)(c))
+        case losses.LeastSquares():
+            return Objective(ours, mse_to(1), mse_to(0), mse_to(1))
+        case losses.Wasserstein():
+            return Objective(ours, lambda a: -a.mean(), torch.mean, lambda c: -c.mean())
+        case losses.Hinge():
+            return Objective(ours, lambda a: F.relu(1 - a).mean(), lambda c: F.relu(1 + c).mean(), lambda c: -c.mean())
+        case _:
+            raise NotImplementedError(f"no PyTorch loss is known for {ours!r}")
+
+
 OBJECTIVES = [
-    (losses.BCE(), bce_to(1), bce_to(0), bce_to(1)),
-    (losses.BCE(real_label=0.9), bce_to(0.9), bce_to(0), bce_to(1)),
-    (losses.BCE(minimax=True), bce_to(1), bce_to(0), lambda c: -bce_to(0)(c)),
-    (losses.LeastSquares(), lambda a: F.mse_loss(a, torch.ones_like(a)), lambda c: c.square().mean(),
-     lambda c: F.mse_loss(c, torch.ones_like(c))),
-    (losses.Wasserstein(), lambda a: -a.mean(), lambda c: c.mean(), lambda c: -c.mean()),
-    (losses.Hinge(), lambda a: F.relu(1 - a).mean(), lambda c: F.relu(1 + c).mean(), lambda c: -c.mean()),
-]  # fmt: skip
+    losses.BCE(),
+    losses.BCE(real_label=0.9),
+    losses.BCE(minimax=True),
+    losses.LeastSquares(),
+    losses.Wasserstein(),
+    losses.Hinge(),
+]

@@ -4,7 +4,7 @@ from math import prod
 
 import numpy as np
 
-from rawgan.backend import CPU, Array, Device, array_module
+from rawgan.backend import CPU, Array, Device, array_module, to_host
 from rawgan.errors import UserError
 from rawgan.layers.base import Grads, Layer, leaves
 
@@ -17,15 +17,15 @@ class Parameters:
     """
 
     def __init__(self, net: Layer, device: Device = CPU, dtype=np.float32):
-        self.net = net
+        self.net, self.device = net, device
         self.shapes = {name: p.shape for name, p in net.params.items()}
-        host = np.concatenate([np.ravel(p) for p in net.params.values()]) if self.shapes else np.zeros(0)
+        host = np.concatenate([np.ravel(to_host(p)) for p in net.params.values()]) if self.shapes else np.zeros(0)
         self.flat = device.asarray(host.astype(dtype))
         views = self.views(self.flat)
         for path, leaf in leaves(net):
             leaf.dtype = np.dtype(dtype)
             leaf.params = {name: views[f"{path}.{name}".lstrip(".")] for name in leaf.params}
-            leaf.buffers = {name: device.asarray(b.astype(dtype)) for name, b in leaf.buffers.items()}
+            leaf.buffers = {name: device.asarray(to_host(b).astype(dtype)) for name, b in leaf.buffers.items()}
 
     def views(self, flat: Array) -> dict[str, Array]:
         """The parts of a flat vector under the parameters' names and in their shapes, without a copy."""

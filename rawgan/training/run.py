@@ -12,8 +12,6 @@ from safetensors.numpy import load_file, save
 import rawgan
 from rawgan.errors import UserError
 
-METRICS = ("step", "d_loss", "g_loss", "d_real", "d_fake")
-
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that its name never stands for half of it: to a temporary neighbour first, then renamed."""
@@ -36,11 +34,12 @@ def free_folder(stem: Path) -> Path:
 class RunFolder:
     """config.json, metrics.csv, samples/*.png, losses.png, weights.safetensors.
 
-    metrics.csv has only what follows from the seed, no times, so that two runs of one seed give identical files.
+    `metrics` names the columns of metrics.csv, which has only what follows from the seed, no times, so that two runs of one
+    seed give identical files.
     Raises UserError if the folder already holds something or cannot be made: nothing is overwritten.
     """
 
-    def __init__(self, path: Path, config: dict):
+    def __init__(self, path: Path, config: dict, metrics: tuple[str, ...]):
         self.path = Path(path)
         try:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -52,7 +51,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"the run folder {self.path} cannot be made: {error.strerror}") from error
         self.metrics: list[dict[str, float]] = []
-        self._writer = csv.DictWriter(self._csv, METRICS)
+        self._writer = csv.DictWriter(self._csv, metrics)
         self._writer.writeheader()
 
     def log(self, row: dict[str, float]) -> None:

@@ -1,0 +1,51 @@
+"""The networks of Atienza, Advanced Deep Learning with Keras, ch. 4: DCGAN and conditional GAN on MNIST, pixels in [0, 1]."""
+
+from rawgan.errors import UserError
+from rawgan.layers import (
+    BatchNorm,
+    Condition,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    OneHot,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+)
+
+
+def atienza_generator(size: int = 28, channels: int = 1, width: int = 32, z: int = 100, classes: int = 0) -> Sequential:
+    """z (N, 100), uniform in (-1, 1), to images (N, 28, 28, 1) in [0, 1]; 1,301,505 parameters, running statistics counted.
+
+    With classes, the pair (z, labels), one-hot beside z. BatchNorm and ReLU come before each 5x5 "same" transposed convolution;
+    Keras' eps and momentum.
+    """
+    if size % 4:
+        raise UserError(f"this generator doubles twice: a size of {size} is no multiple of 4")
+    base, K = size // 4, 4 * width
+    layers = [Condition(OneHot(classes))] if classes else []
+    layers += [Linear(z + classes, base * base * K), Reshape(base, base, K)]
+    for K_next, stride in ((4 * width, 2), (2 * width, 2), (width, 1), (channels, 1)):
+        layers += [BatchNorm(K, eps=1e-3, momentum=0.01), ReLU(), ConvTranspose2d(K, K_next, 5, stride, "same")]
+        K = K_next
+    return Sequential(*layers, Sigmoid())
+
+
+def atienza_discriminator(size: int = 28, channels: int = 1, width: int = 32, classes: int = 0, scores: int = 1) -> Sequential:
+    """Images (N, 28, 28, 1) in [0, 1] to logits (N, scores); 1,080,577 parameters.
+
+    With classes, the pair (images, labels): one-hot through a Linear to one plane, a second channel of the image. LeakyReLU comes
+    before each 5x5 "same" convolution, so the first one acts on the image. No BatchNorm. The book ends in a sigmoid; here the loss
+    starts from the logit.
+    """
+    layers, C = [], channels
+    if classes:
+        plane = Sequential(OneHot(classes), Linear(classes, size * size), Reshape(size, size, 1))
+        layers, C = [Condition(plane)], channels + 1
+    for K, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (8 * width, 1)):
+        layers += [LeakyReLU(0.2), Conv2d(C, K, 5, stride, "same")]
+        C, size = K, -(-size // stride)
+    return Sequential(*layers, Flatten(), Linear(size * size * C, scores))

@@ -1,0 +1,402 @@
+"""rawgan.gan: the training step, followed by a PyTorch twin that is trained as in pytorch/examples/dcgan."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from reference import assert_close, assert_same
+from twins import OBJECTIVES, bce_to, gradients, objective_twin, states, to_nchw, twin
+
+from rawgan.backend import CPU, Device, array_module, to_host
+from rawgan.gan import GAN
+from rawgan.init import dcgan_init, glorot_uniform
+from rawgan.layers import BatchNorm, Parameters, Sequential, state
+from rawgan.losses import BCE
+from rawgan.models.dcgan import atienza_discriminator, atienza_generator, dcgan_discriminator, dcgan_generator
+from rawgan.optim import SGD, Adam, RMSprop
+
+# float32 against float64: PyTorch's own drift on the DCGAN-32 below is 2e-7 in the first five steps, and grows to 1e-2 at the
+# fiftieth once a score of an activation falls on the other side of a kink
+FIRST, DRIFT_FIRST, DRIFT = 5, 1e-6, 5e-2
+
+
+@dataclass
+class Recipe:
+    """Two networks with their first weights, the shape and range of what they see, and how both libraries move them."""
+
+    generator: Sequential
+    discriminator: Sequential
+    image: tuple[int, int, int]
+    low: float
+    draw_z: Callable[[np.random.Generator, int], np.ndarray]
+    optimizer: Callable[[Parameters], object]
+    torch_optimizer: Callable[[object], torch.optim.Optimizer]
+    schedule: Callable[[int], float] = lambda t: 1.0
+    real_label: float = 1.0
+    batch: int = 8
+
+    def __post_init__(self):
+        self.first = state(self.generator), state(self.discriminator)
+
+    def gan(self, dtype=np.float64, device: Device = CPU, objective=None, optimizer=None) -> GAN:
+        """The players with their first weights."""
+        parameters = [Parameters(net, device, dtype) for net in (self.generator, self.discriminator)]
+        for p, weights in zip(parameters, self.first):
+            p.load(weights)
+        optimizers = map(optimizer or self.optimizer, parameters)
+        return GAN(self.generator, self.discriminator, objective or BCE(self.real_label), *optimizers)
+
+    def batches(self, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(real, z) of every step, in float32, which float64 holds exactly."""
+        rng = np.random.default_rng(7)
+        for _ in range(steps):
+            real = rng.uniform(self.low, 1, (self.batch, *self.image))
+            yield real.astype(np.float32), self.draw_z(rng, self.batch).astype(np.float32)
+
+
+def dcgan(size=16, channels=1, width=4, z=16, batch=8, real_label=0.9):
+    rng = np.random.default_rng(0)
+    nets = dcgan_generator(size, channels, width, z), dcgan_discriminator(size, channels, width)
+    for net in nets:
+        dcgan_init(net, rng)
+    return Recipe(
+        *nets,
+        image=(size, size, channels),
+        low=-1,
+        draw_z=lambda rng, n: rng.normal(size=(n, 1, 1, z)),
+        optimizer=lambda parameters: Adam(parameters, 2e-4, (0.5, 0.999)),
+        torch_optimizer=lambda parameters: torch.optim.Adam(parameters, 2e-4, (0.5, 0.999)),
+        real_label=real_label,
+        batch=batch,
+    )
+
+
+def atienza(width=2, z=10, decay=1e-2):
+    """The book's decay is 3e-8, of which ten steps show nothing."""
+    rng = np.random.default_rng(0)
+    nets = atienza_generator(width=width, z=z), atienza_discriminator(width=width)
+    for net in nets:
+        glorot_uniform(net, rng)
+    return Recipe(
+        *nets,
+        image=(28, 28, 1),
+        low=0,
+        draw_z=lambda rng, n: rng.uniform(-1, 1, (n, z)),
+        optimizer=lambda parameters: RMSprop(parameters, 2e-4, decay=decay),
+        torch_optimizer=lambda parameters: torch.optim.RMSprop(parameters, 2e-4, 0.9, 1e-7),
+        schedule=lambda t: 1 / (1 + decay * t),
+    )
+
+
+def train(recipe, steps, dtype=np.float64, device=CPU):
+    """The trained players, and [d_loss, g_loss] of every step."""
+    gan, losses = recipe.gan(dtype, device), []
+    for real, z in recipe.batches(steps):
+        metrics = gan.train_step(device.asarray(real.astype(dtype)), device.asarray(z.astype(dtype)))
+        losses.append([float(metrics["d_loss"]), float(metrics["g_loss"])])
+    return gan, np.array(losses)
+
+
+def train_twin(recipe, steps, dtype=torch.float64):
+    """The same in PyTorch, in the order of pytorch/examples/dcgan/main.py."""
+    recipe.gan(np.float32)
+    G, D = twin(recipe.generator, dtype), twin(recipe.discriminator, dtype)
+    g_optimizer, d_optimizer = (recipe.torch_optimizer(net.parameters()) for net in (G, D))
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, recipe.schedule) for o in (g_optimizer, d_optimizer)]
+    losses = []
+    for real, z in recipe.batches(steps):
+        real, z = (to_nchw(torch.from_numpy(a)).to(dtype).contiguous() for a in (real, z))
+        D.zero_grad()
+        loss_real = bce_to(recipe.real_label)(D(real))
+        loss_real.backward()
+        fake = G(z)
+        loss_fake = bce_to(0)(D(fake.detach()))
+        loss_fake.backward()
+        d_optimizer.step()
+        G.zero_grad()
+        loss = bce_to(1)(D(fake))
+        loss.backward()
+        g_optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+        losses.append([(loss_real + loss_fake).item(), loss.item()])
+    return (G, D), np.array(losses)
+
+
+def assert_parity(recipe, steps, device=CPU):
+    """float64: every loss, and at the end every parameter and running statistic, which may be near zero, of both players."""
+    twins, want = train_twin(recipe, steps)
+    gan, got = train(recipe, steps, device=device)
+    assert_close(got, want, "losses")
+    for net, copy in zip((gan.generator, gan.discriminator), twins):
+        for name, (g, w) in states(net, copy).items():
+            assert_close(g, w, name, scale=max(abs(w).max(), name in net.buffers))
+
+
+def assert_drift(recipe, steps, device=CPU):
+    """float32: the losses leave those of float64 PyTorch no faster than those of float32 PyTorch may."""
+    want = train_twin(recipe, steps)[1]
+    for got in (train_twin(recipe, steps, torch.float32)[1], train(recipe, steps, np.float32, device)[1]):
+        drift = abs(got / want - 1).max(1)
+        assert (drift[:FIRST] < DRIFT_FIRST).all() and (drift < DRIFT).all(), drift
+
+
+def assert_steps(recipe, objective=BCE(real_label=0.9)):  # noqa: B008, a frozen value
+    """One step of each player, without momentum: it alone moves, each of its parameters by -lr times autograd's gradient."""
+    lr = 0.5
+    gan = recipe.gan(objective=objective, optimizer=lambda parameters: SGD(parameters, lr))
+    G, D = gan.generator, gan.discriminator
+    G_twin, D_twin = twin(G), twin(D)
+    _, real_loss, fake_loss, generator_loss = objective_twin(objective)
+    real, z = (a.astype(np.float64) for a in next(recipe.batches(1)))
+
+    fake, cache = G.forward(z)
+    fake_twin = G_twin(to_nchw(torch.from_numpy(z)))
+    for step, mover, copy, other, loss in (
+        (
+            lambda: gan.discriminator_step(real, fake),
+            D, D_twin, G,
+            lambda: real_loss(D_twin(to_nchw(torch.from_numpy(real)))) + fake_loss(D_twin(fake_twin.detach())),
+        ),
+        (lambda: gan.generator_step(fake, cache), G, G_twin, D, lambda: generator_loss(D_twin(fake_twin))),
+    ):  # fmt: skip
+        copy.zero_grad()
+        loss().backward()
+        before, others = state(mover), state(other)
+        step()
+        after = state(mover)
+        for name, grad in gradients(mover, copy).items():
+            assert abs(grad).max() > 0, name
+            assert_close(after[name] - before[name], -lr * grad, name, scale=max(lr * abs(grad).max(), 1e-6))
+        for name, value in state(other).items():
+            if name in other.params or other is G:  # D's running statistics do follow G's step
+                assert_same(value, others[name], name)
+        with torch.no_grad():
+            for p in copy.parameters():
+                p -= lr * p.grad
+
+
+class TestTrajectory:
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            pytest.param(lambda: dcgan(), id="16x16x1, label 0.9"),
+            pytest.param(lambda: dcgan(32, 3, real_label=1.0), id="32x32x3"),
+            pytest.param(lambda: dcgan(28, 1, width=3, z=100, batch=5), id="28x28x1, odd"),
+        ],
+    )
+    def test_dcgan(self, recipe, device):
+        assert_parity(recipe(), 50, device)
+
+    def test_atienza(self, device):
+        assert_parity(atienza(), 10, device)
+
+    @pytest.mark.parametrize("size", [16, 32])
+    def test_dcgan_in_float32(self, size, device):
+        assert_drift(dcgan(size), 50, device)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("check", [assert_parity, assert_drift])
+    def test_dcgan_32_in_full(self, check, device):
+        check(dcgan(32, width=32, z=100, batch=64), 50, device)
+
+
+class TestOneStep:
+    @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+    def test_each_player_moves_alone_by_autograds_amount(self, objective):
+        assert_steps(dcgan(), objective)
+
+    def test_of_atienza(self):
+        assert_steps(atienza())
+
+    @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+    def test_the_generator_raises_its_score_and_the_discriminator_the_difference(self, objective):
+        gan = dcgan().gan(objective=objective, optimizer=lambda parameters: SGD(parameters, 1e-3))
+        real, z = (a.astype(np.float64) for a in next(dcgan().batches(1)))
+
+        def scores():
+            return gan.discriminator.forward(real)[0].mean(), gan.discriminator.forward(gan.generator.forward(z)[0])[0].mean()
+
+        a, c = scores()
+        gan.discriminator_step(real, gan.generator.forward(z)[0])
+        a1, c1 = scores()
+        assert a1 - c1 > a - c
+        gan.generator_step(*gan.generator.forward(z))
+        assert scores()[1] > c1
+
+    def test_metrics_are_of_the_scores_before_each_players_step(self, device):
+        recipe = dcgan(real_label=1.0)
+        gan = recipe.gan(device=device)
+        real, z = (device.asarray(a.astype(np.float64)) for a in next(recipe.batches(1)))
+        a, c = (gan.discriminator.forward(x)[0] for x in (real, gan.generator.forward(z)[0]))
+        got = gan.train_step(real, z)
+        assert got.keys() == {"d_loss", "g_loss", "d_real", "d_fake"}
+        assert_close(got["d_loss"], to_host(BCE().discriminator(a, c)[0]))
+        assert_close(got["d_real"], to_host(BCE().score(a)))
+        assert_close(got["d_fake"], to_host(BCE().score(c)))
+
+
+# Mistakes, each put in by monkeypatch; m.setattr undoes itself
+
+
+def not_connected(m):
+    """The generator's step gets no gradient through the discriminator."""
+    backward = Sequential.backward
+
+    def cut(self, dy, cache, need_dx=True, need_grads=True):
+        dx, grads = backward(self, dy, cache, need_dx, need_grads)
+        return (dx if need_grads else dx * 0), grads
+
+    m.setattr(Sequential, "backward", cut)
+
+
+def generator_descends(m):
+    """The sign of the generator's gradient flipped."""
+    generator = BCE.generator
+    m.setattr(BCE, "generator", lambda self, c: (generator(self, c)[0], -generator(self, c)[1]))
+
+
+def discriminator_forgets_the_mean(m):
+    """Its gradients lack the 1/N."""
+    discriminator = BCE.discriminator
+
+    def summed(self, a, c):
+        loss, da, dc = discriminator(self, a, c)
+        return loss, da * a.size, dc * c.size
+
+    m.setattr(BCE, "discriminator", summed)
+
+
+def generator_forgets_the_mean(m):
+    generator = BCE.generator
+    m.setattr(BCE, "generator", lambda self, c: (generator(self, c)[0], generator(self, c)[1] * c.size))
+
+
+def leftover_gradients(m):
+    """What the generator's step left in the discriminator's gradients is added to the discriminator's next step."""
+    backward, gather, left = Sequential.backward, Parameters.gather, []
+
+    def keep(self, dy, cache, need_dx=True, need_grads=True):
+        dx, grads = backward(self, dy, cache, need_dx)
+        if need_grads:
+            return dx, grads
+        left.append(grads)
+        return dx, {}
+
+    def gather_all(self, *passes):
+        return gather(self, *passes, *(left and [left.pop()] if len(passes) == 2 else []))
+
+    m.setattr(Sequential, "backward", keep)
+    m.setattr(Parameters, "gather", gather_all)
+
+
+def momentum_swapped(m):
+    """running = momentum running + (1 - momentum) batch."""
+    track = BatchNorm.track
+
+    def swapped(self, name, batch):
+        with pytest.MonkeyPatch.context() as here:
+            here.setattr(self, "momentum", 1 - self.momentum)
+            track(self, name, batch)
+
+    m.setattr(BatchNorm, "track", swapped)
+
+
+def biased_running_variance(m):
+    """The running variance from the biased one."""
+    track = BatchNorm.track
+
+    def biased(self, name, batch):
+        track(self, name, batch * (0.999 if name == "running_var" else 1))
+
+    m.setattr(BatchNorm, "track", biased)
+
+
+def two_sided_smoothing(m):
+    """The fakes' label is 1 - real_label instead of 0."""
+    discriminator = BCE.discriminator
+
+    def smooth(self, a, c):
+        loss, da, dc = discriminator(self, a, c)
+        label = 1 - self.real_label
+        return loss - label * c.mean(), da, dc - label / c.size
+
+    m.setattr(BCE, "discriminator", smooth)
+
+
+def one_batch(m):
+    """Real and fake pass through the discriminator together, with common batch statistics."""
+
+    def step(self, real, fake):
+        D, n, xp = self.discriminator, len(real), array_module(real)
+        scores, cache = D.forward(xp.concatenate([real, fake]))
+        loss, da, dc = self.objective.discriminator(scores[:n], scores[n:])
+        _, grads = D.backward(xp.concatenate([da, dc]), cache, need_dx=False)
+        self.discriminator_optimizer.step(self.discriminator_optimizer.parameters.gather(grads))
+        return {"d_loss": loss}
+
+    m.setattr(GAN, "discriminator_step", step)
+
+
+def old_discriminator(m):
+    """The generator learns from the discriminator as it was before its step."""
+
+    def step(self, real, z):
+        fake, cache = self.generator.forward(z)
+        return self.generator_step(fake, cache) | self.discriminator_step(real, fake)
+
+    m.setattr(GAN, "train_step", step)
+
+
+def fakes_drawn_twice(m):
+    """A second pass of the generator for its own step: the same fakes, but its running statistics move twice."""
+
+    def step(self, real, z):
+        return self.discriminator_step(real, self.generator.forward(z)[0]) | self.generator_step(*self.generator.forward(z))
+
+    m.setattr(GAN, "train_step", step)
+
+
+def fakes_first(m):
+    """The fakes pass through the discriminator before the real images do: its running statistics follow in another order."""
+    discriminator_step = GAN.discriminator_step
+
+    def step(self, real, fake):
+        metrics = discriminator_step(self, real, fake)
+        for layer in self.discriminator.layers:
+            for running in layer.buffers.values():
+                running *= 1 + 1e-3
+        return metrics
+
+    m.setattr(GAN, "discriminator_step", step)
+
+
+PARITY = [
+    not_connected, generator_descends, discriminator_forgets_the_mean, generator_forgets_the_mean, leftover_gradients,
+    momentum_swapped, biased_running_variance, two_sided_smoothing, one_batch, old_discriminator, fakes_drawn_twice, fakes_first,
+]  # fmt: skip
+STEP = [
+    not_connected,
+    generator_descends,
+    discriminator_forgets_the_mean,
+    generator_forgets_the_mean,
+    two_sided_smoothing,
+    one_batch,
+]
+
+
+class TestMistakesAreCaught:
+    @pytest.mark.parametrize("mistake", PARITY, ids=lambda mistake: mistake.__name__)
+    def test_by_the_trajectory(self, monkeypatch, mistake):
+        assert_parity(dcgan(), 2)
+        mistake(monkeypatch)
+        with pytest.raises(AssertionError):
+            assert_parity(dcgan(), 2)
+
+    @pytest.mark.parametrize("mistake", STEP, ids=lambda mistake: mistake.__name__)
+    def test_by_one_step(self, monkeypatch, mistake):
+        mistake(monkeypatch)
+        with pytest.raises(AssertionError):
+            assert_steps(dcgan())
