@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import assert_close, assert_same, tensor
 from twins import OBJECTIVES, objective_twin
 
 from rawgan.backend import to_host
-from rawgan.losses import BCE
+from rawgan.losses import ACGAN, BCE
 
 SHAPES = [((1, 1), (1, 1)), ((5, 1), (3, 1)), ((4, 1, 1, 1), (7, 1, 1, 1)), ((2, 3, 3, 1), (6, 3, 3, 1))]
 FAR = (-1e4, -120.0, 120.0, 1e4)
@@ -18,20 +19,26 @@ def autograd(loss, *scores):
     """The loss and its gradients in float64."""
     leaves = [tensor(s).requires_grad_() for s in scores]
     value = loss(*leaves)
-    return value.detach(), *torch.autograd.grad(value, leaves)
+    return [t.detach().numpy() for t in (value, *torch.autograd.grad(value, leaves))]
+
+
+def compare(got, want, least=0):
+    """Relative to the largest number of each array and to `least`."""
+    for name, g, w in zip(("d_loss", "da", "dc", "g_loss", "dc of G"), got, want, strict=True):
+        assert np.isfinite(to_host(g)).all()
+        assert_close(g, w, name, scale=max(least, abs(w).max()))
 
 
 def check(objective, device, a, c, least=0):
-    """Both players' losses and gradients, relative to their largest number and `least`; and the scores are left as they were."""
+    """Both players' losses and gradients, in the dtype of the scores, which are left as they were."""
     _, real, fake, generator = objective_twin(objective)
     want = (*autograd(lambda a, c: real(a) + fake(c), a, c), *autograd(generator, c))
-    before, (a, c) = (a, c), map(device.asarray, (a.copy(), c.copy()))
-    got = (*objective.discriminator(a, c), *objective.generator(c))
-    for name, g, w in zip(("d_loss", "da", "dc", "g_loss", "dc of G"), got, want, strict=True):
-        assert g.dtype == a.dtype and np.isfinite(to_host(g)).all()
-        assert_close(g, w, name, scale=max(least, abs(w).max()))
-    for s, b in zip((a, c), before):
-        assert_same(s, b)
+    scores = [device.asarray(s.copy()) for s in (a, c)]
+    got = (*objective.discriminator(*scores), *objective.generator(scores[1]))
+    assert {g.dtype for g in got} == {a.dtype}
+    compare(got, want, least)
+    for s, before in zip(scores, (a, c)):
+        assert_same(s, before)
 
 
 class TestEveryObjective:
@@ -91,6 +98,31 @@ class TestBCE:
         c = np.full((1, 1), -20.0)  # D is certain that it is a fake
         assert BCE().generator(c)[1] < -0.999
         assert -1e-8 < BCE(minimax=True).generator(c)[1] < 0
+
+
+class TestACGAN:
+    """Scores (N, 1 + K): real or fake, then the classes."""
+
+    @pytest.mark.parametrize("N, M", [(1, 1), (5, 3)])
+    @pytest.mark.parametrize("scale", [1, 1e4])
+    def test_value_and_gradients(self, N, M, scale, device, rng):
+        a, c = (rng.normal(size=(n, 11), scale=scale) for n in (N, M))
+        labels, fake_labels = (rng.integers(10, size=n) for n in (N, M))
+        _, real, fake, generator = objective_twin(BCE())
+
+        def classes(scores, labels):
+            return F.cross_entropy(scores[:, 1:], torch.from_numpy(labels))
+
+        def discriminator(a, c):
+            return real(a[:, :1]) + fake(c[:, :1]) + classes(a, labels) + classes(c, fake_labels)
+
+        want = autograd(discriminator, a, c) + autograd(lambda c: generator(c[:, :1]) + classes(c, fake_labels), c)
+        a, c, labels, fake_labels = map(device.asarray, (a, c, labels, fake_labels))
+        compare((*ACGAN().discriminator(a, c, labels, fake_labels), *ACGAN().generator(c, fake_labels)), want, least=1 / N)
+
+    def test_score_is_of_real_or_fake_alone(self, rng):
+        a = rng.normal(size=(6, 11))
+        assert_close(ACGAN().score(a), BCE().score(a[:, :1]))
 
 
 @everyone

@@ -12,7 +12,9 @@ from twins import to_nchw, to_nhwc, twin
 from rawgan.errors import UserError
 from rawgan.init import dcgan_init, glorot_uniform
 from rawgan.layers import Parameters, parameter_count
-from rawgan.models.dcgan import atienza_discriminator, atienza_generator, dcgan_discriminator, dcgan_generator
+from rawgan.models import raschka
+from rawgan.models.atienza import atienza_discriminator, atienza_generator
+from rawgan.models.dcgan import dcgan_discriminator, dcgan_generator
 from rawgan.random import Random
 
 pictures = pytest.mark.parametrize("size, channels", [(size, channels) for size in (16, 28, 32, 64, 128) for channels in (1, 3)])
@@ -32,6 +34,13 @@ class TestParameterCounts:
         assert parameter_count(atienza_generator(), buffers=True) == 1_301_505
         assert parameter_count(atienza_discriminator(), buffers=True) == 1_080_577
 
+    def test_raschka(self):
+        assert parameter_count(raschka.mlp_generator()) == 81_184
+        assert parameter_count(raschka.mlp_discriminator()) == 78_601
+        generator, critic = raschka.wgan_gp_generator(), raschka.wgan_gp_critic()
+        assert (parameter_count(generator, buffers=True), parameter_count(generator)) == (817_824, 804_832)
+        assert (parameter_count(critic, buffers=True), parameter_count(critic)) == (1_040_385, 1_039_489)
+
 
 class TestShapes:
     @pictures
@@ -40,7 +49,7 @@ class TestShapes:
         generator, discriminator = dcgan_generator(size, channels, 2, 5), dcgan_discriminator(size, channels, 2)
         dcgan_init(generator, rng)
         dcgan_init(discriminator, rng)
-        x, _ = generator.forward(rng.standard_normal((2, 1, 1, 5), dtype="float32"))
+        x, _ = generator.forward(rng.standard_normal((2, 5), dtype="float32"))
         assert x.shape == (2, size, size, channels) and x.dtype == np.float32
         assert -1 <= x.min() < 0 < x.max() <= 1
         assert discriminator.forward(x)[0].shape == (2, 1, 1, 1)
@@ -92,13 +101,13 @@ class TestAsInTheSources:
 
     def test_dcgan_64_generator(self):
         want = nn.Sequential(
-            conv_transpose(100, 512, 1, 0), nn.BatchNorm2d(512), nn.ReLU(),
+            nn.Unflatten(1, (100, 1, 1)), conv_transpose(100, 512, 1, 0), nn.BatchNorm2d(512), nn.ReLU(),
             conv_transpose(512, 256), nn.BatchNorm2d(256), nn.ReLU(),
             conv_transpose(256, 128), nn.BatchNorm2d(128), nn.ReLU(),
             conv_transpose(128, 64), nn.BatchNorm2d(64), nn.ReLU(),
             conv_transpose(64, 3), nn.Tanh(),
         )  # fmt: skip
-        self.check(dcgan_generator(), want, np.random.default_rng(1).standard_normal((2, 1, 1, 100)))
+        self.check(dcgan_generator(), want, np.random.default_rng(1).standard_normal((2, 100)))
 
     def test_dcgan_64_discriminator(self):
         want = nn.Sequential(

@@ -1,0 +1,15 @@
+"""Trains a conditional GAN: a column per class.
+
+python examples/train_cgan.py
+python examples/train_cgan.py --data fashion-mnist --size 32
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
+
+from rawgan.training.command import main
+
+if __name__ == "__main__":
+    main("cgan", "Trains a conditional GAN: a column per class.", width=32, lr=5e-4)

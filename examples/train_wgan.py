@@ -1,0 +1,15 @@
+"""Trains a Wasserstein GAN with clipped weights.
+
+python examples/train_wgan.py
+python examples/train_wgan.py --data mnist --size 32
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
+
+from rawgan.training.command import main
+
+if __name__ == "__main__":
+    main("wgan", "Trains a Wasserstein GAN with clipped weights.", width=32, lr=2e-4, steps=600)
