@@ -50,15 +50,14 @@ def trained(cwd, *args, **options):
     return Path(cwd, re.search(r" are in (.+)/\n", out)[1]), out
 
 
-def assert_whole(run, steps, samples, log_every=10):
-    """All files of a run of `steps` steps are there, readable, and nothing else is."""
+def assert_whole(run, logged, samples):
+    """All files are there with metrics and samples of these steps, readable, and nothing else; returns the configuration."""
     names = {"config.json", "metrics.csv", "samples", "losses.png", "weights.safetensors"}
     assert {path.name for path in run.iterdir()} == names
     text = (run / "metrics.csv").read_text()
     assert text.endswith("\n")
     rows = list(csv.DictReader(text.splitlines()))
-    logged = [*range(log_every, steps + 1, log_every)]
-    assert [int(row["step"]) for row in rows[: len(logged)]] == logged
+    assert [int(row["step"]) for row in rows] == logged
     for row in rows:
         assert row.keys() >= {"step", "d_loss", "g_loss", "d_real", "d_fake"}
         assert all(np.isfinite(float(value)) for value in row.values())
@@ -66,7 +65,7 @@ def assert_whole(run, steps, samples, log_every=10):
     assert sorted(path.name for path in (run / "samples").iterdir()) == [f"step_{step:06}.png" for step in samples]
     for path in [run / "losses.png", *(run / "samples").iterdir()]:
         with Image.open(path) as image:
-            assert image.format == "PNG" and len(set(image.convert("L").tobytes())) > 8  # decoded to the end, not one colour
+            assert image.format == "PNG" and len(set(image.convert("L").tobytes())) > 2  # decoded to the end; more than the ground
     weights = load_weights(run / "weights.safetensors")
     for name, net in (("generator", dcgan_generator(16, 1, 4)), ("discriminator", dcgan_discriminator(16, 1, 4))):
         arrays = {key.removeprefix(f"{name}."): a for key, a in weights.items() if key.startswith(f"{name}.")}
@@ -84,8 +83,7 @@ def run(tmp_path_factory):
 
 class TestRun:
     def test_leaves_everything(self, run):
-        folder, out = run
-        config = assert_whole(folder, 12, [0, 12])
+        config = assert_whole(run[0], [10, 12], [0, 12])
         asked = {"data": "digits", "size": 16, "channels": 1, "width": 4, "steps": 12, "batch": 8, "seed": 5, "real_label": 1.0}
         assert asked.items() <= config.items()
         assert (config["device"], config["path"]) == ("cpu", "NumPy")
@@ -140,7 +138,7 @@ def test_ctrl_c_keeps_what_was_made(tmp_path):
     assert first.startswith("Device: cpu")
     assert code == 130 and "Traceback" not in err
     done = int(re.search(r"^(\d+) steps done; samples, curves, metrics and weights are in run/$", out, re.MULTILINE)[1])
-    assert_whole(run, done, sorted({*range(0, done, 20), done}))
+    assert_whole(run, [*range(10, done + 1, 10)], sorted({*range(0, done, 20), done}))
 
 
 def contents(folder):
@@ -178,17 +176,17 @@ class TestRefuses:
             ("--device gpu", "gpu CuPy"),
             ("--device foo", "foo auto cpu gpu"),
             ("--size 33", "33 32"),
-            ("--size 0", "0"),
-            ("--channels 2", "2"),
+            ("--size 0", "size"),
+            ("--channels 2", "2 channels"),
             ("--data nowhere", "nowhere digits"),
             ("--batch 9000", "9000 8192"),
-            ("--batch 1", "batch 1"),
+            ("--batch 1", "batch 2"),
             ("--steps 0", "steps 1"),
-            ("--steps many", "steps many"),
+            ("--steps many", "steps integer"),
             ("--lr nan", "nan"),
             ("--lr inf", "inf"),
             ("--lr -0.001", "-0.001"),
-            ("--lr 0", "0"),
+            ("--lr 0", "0 positive"),
             ("--seed -1", "seed"),
             ("--real-label 1.5", "real-label 1"),
             ("--real-label nan", "real-label"),

@@ -64,6 +64,8 @@ class Layer:
         if x.ndim != len(shape) or any(want not in (None, got) for got, want in zip(x.shape, shape)):
             wanted = ", ".join("N" if n == 0 else "any" if s is None else str(s) for n, s in enumerate(shape))
             raise ValueError(f"{self.label}: expected x of shape ({wanted}), got {tuple(x.shape)}")
+        if x.shape[0] == 0:
+            raise ValueError(f"{self.label}: the batch is empty")
         for name, value in self.params.items():
             if x.dtype != value.dtype:
                 raise TypeError(f"{self.label}: x is {x.dtype} but {name} is {value.dtype}; they must be the same")

@@ -1,0 +1,86 @@
+"""The generator of a run that is over."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from rawgan.backend import CPU, Device
+from rawgan.data.images import MAX_SIZE
+from rawgan.errors import UserError
+from rawgan.layers import Parameters, Sequential, parameter_count
+from rawgan.models import autoencoder
+from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.training.run import load_weights
+
+VAE = Recipe(
+    name="vae",
+    source="Kingma & Welling 2014 (arXiv:1312.6114) with the networks of Atienza, Advanced Deep Learning with Keras, ch. 8",
+    generator=autoencoder.generator,
+    discriminator=autoencoder.encoder,  # no opponent: the two are trained by rawgan.vae
+    objective=None,
+    generator_optimizer=None,
+    discriminator_optimizer=None,
+    width=32,
+    z=autoencoder.Z,
+    pixels="unit",
+)
+PLAYERS = ("average", "generator", "decoder")  # whom to draw with, the first that a run has
+
+
+def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
+    """The recipe, the trained generator on the device, the average of it if there is one, and the config of a run folder.
+
+    Raises UserError for a folder, config.json or weights.safetensors that is missing or broken, a recipe that is not known, and
+    weights that are not finite or those of another network.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"there is no run folder {run}; give one that a training left")
+    config, recipe = load_config(run / "config.json")
+    path = run / "weights.safetensors"
+    arrays = load_weights(path)
+    parts = {who: {n.removeprefix(f"{who}."): a for n, a in arrays.items() if n.startswith(f"{who}.")} for who in PLAYERS}
+    weights = next(filter(None, parts.values()), {})
+    if not all(np.isfinite(a).all() for a in weights.values()):
+        raise UserError(f"the weights in {path} are not finite: that training failed, and nothing can be drawn from it")
+    try:
+        net = recipe.generator(config["size"], config["channels"], config["width"], z=recipe.z)
+        if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):  # before memory is spent on it
+            raise UserError("the number of weights is another")
+        Parameters(net, device).load(weights)
+    except (UserError, ValueError, MemoryError) as error:
+        raise UserError(f"{path} does not fit the generator that config.json names, {recipe.name}: {error}") from error
+    return recipe, net, config
+
+
+def load_config(path: Path) -> tuple[dict, Recipe]:
+    """What a config.json says, and the recipe that it names. Raises UserError unless a generator can be made from it."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no readable config of a run ({error})") from error
+    known = RECIPES | {VAE.name: VAE}
+    name = config.get("recipe") if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{path} names no recipe: it is not the config of a run")
+    if name not in known:
+        raise UserError(f"{path} names {name!r}, which is no recipe to draw from; known are {', '.join(known)}")
+    for key in ("size", "channels", "width"):
+        if type(config.get(key)) is not int or not 1 <= config[key] <= MAX_SIZE:
+            raise UserError(f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}")
+    return config, known[name]
+
+
+def choose_labels(recipe: Recipe, n: int, label: int | None = None) -> np.ndarray | None:
+    """n labels for the generator: `label` each time, else 0, 1, 2, ... in turn; None where the recipe is unconditional.
+
+    Raises UserError where the recipe does not know the label.
+    """
+    if label is not None and not recipe.classes:
+        raise UserError(f"{recipe.name} is trained without labels: leave --label out, or train a conditional recipe")
+    if label is not None and not 0 <= label < recipe.classes:
+        raise UserError(f"{recipe.name} knows the labels 0 to {recipe.classes - 1}, not {label}")
+    if not recipe.classes:
+        return None
+    return np.arange(n) % recipe.classes if label is None else np.full(n, label)

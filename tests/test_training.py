@@ -1,0 +1,92 @@
+"""The loop around the step: what is sampled, what it is fed, and the mistakes people make there."""
+
+import numpy as np
+import pytest
+from reference import assert_close
+
+from rawgan.backend import CPU
+from rawgan.data import Images
+from rawgan.layers import BatchNorm, Layer, Sequential, Sigmoid, leaves, state
+from rawgan.losses import Wasserstein
+from rawgan.models.recipes import RECIPES
+from rawgan.random import Random
+from rawgan.training.loop import Feed, latent, sample
+
+
+def trained(name="dcgan", size=16, width=4):
+    """A generator whose running statistics have moved away from those of any one batch."""
+    recipe = RECIPES[name]
+    gan = recipe.build(Random(0), size, 1, width)
+    for seed in range(5):
+        gan.generator.forward(latent(recipe, np.random.default_rng(seed), CPU, 8))
+    return recipe, gan.generator
+
+
+def check_each_picture_stands_alone():
+    recipe, generator = trained()
+    before = state(generator)
+    z = latent(recipe, np.random.default_rng(9), CPU, 12)
+    together = sample(recipe, generator, z, batch=5)
+    alone = np.concatenate([sample(recipe, generator, z[n : n + 1]) for n in range(12)])
+    assert np.abs(together.astype(int) - alone).max() <= 1  # a rounding of the matrix product may cross one gray level
+    assert all((state(generator)[name] == a).all() for name, a in before.items()), "sampling moved the running statistics"
+
+
+def test_each_picture_stands_alone():
+    check_each_picture_stands_alone()
+
+
+def test_sampling_in_training_mode_is_caught(monkeypatch):
+    original = BatchNorm.forward
+    monkeypatch.setattr(BatchNorm, "forward", lambda self, x, train=True: original(self, x, True))
+    with pytest.raises((AssertionError, ValueError)):
+        check_each_picture_stands_alone()
+
+
+def check_all_classes_are_drawn():
+    images = Images(np.zeros((500, 32, 32, 1), np.uint8), np.arange(500) % 10, "black", "", "")
+    feed = Feed(RECIPES["cgan"], images, 500, Random(0), CPU)
+    assert np.bincount(feed.z()[1], minlength=10).min() > 20
+
+
+def test_all_classes_are_drawn():
+    check_all_classes_are_drawn()
+
+
+def test_labels_that_miss_the_last_class_are_caught(monkeypatch):
+    original = Random.stream
+
+    class OffByOne:
+        def __init__(self, rng):
+            self.rng = rng
+
+        def integers(self, high, size):
+            return self.rng.integers(high - 1, size=size)
+
+    monkeypatch.setattr(
+        Random, "stream", lambda self, name: OffByOne(original(self, name)) if name == "labels" else original(self, name)
+    )
+    with pytest.raises(AssertionError):
+        check_all_classes_are_drawn()
+
+
+def check_scores_are_unbounded(critic: Layer):
+    """A critic is linear in its last layer: three times the last weights give three times the scores."""
+    last = leaves(critic)[-1][1]
+    x = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
+    scores, _ = critic.forward(x, train=False)
+    for name in last.params:
+        last.params[name] *= 3
+    assert_close(critic.forward(x, train=False)[0], 3 * scores, terms=1000)
+
+
+WASSERSTEIN = [name for name, recipe in RECIPES.items() if isinstance(recipe.objective, Wasserstein)]
+
+
+@pytest.mark.filterwarnings("ignore:raschka_wgan_gp")
+@pytest.mark.parametrize("name", WASSERSTEIN)
+def test_no_sigmoid_on_the_critic(name):
+    critic = RECIPES[name].build(Random(0), 28, 1, 8).discriminator
+    check_scores_are_unbounded(critic)
+    with pytest.raises(AssertionError):
+        check_scores_are_unbounded(Sequential(critic, Sigmoid()))
