@@ -22,7 +22,7 @@ from rawgan.training.load import choose_labels, load_generator
 def command(
     run: Annotated[Path, typer.Argument(help="run folder, as a training leaves it")],
     pairs: Annotated[int, typer.Option(min=1, max=64, help="how many walks, a row each")] = 8,
-    frames: Annotated[int, typer.Option(min=2, max=1000, help="pictures on each walk, both ends counted")] = 31,
+    frames: Annotated[int, typer.Option(min=2, max=240, help="pictures on each walk, both ends counted")] = 31,
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same walks")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures; RUN unless given")] = None,
     label: Annotated[int | None, typer.Option(help="class of all walks; one after another unless given")] = None,

@@ -22,9 +22,11 @@ class GAN:
 
     penalty          added to D's loss, at points that `rng` draws; penalty_train: in which mode D runs for it
     clip             after each D step, D's parameters are clipped to [-clip, clip]
-    generator_first  G moves before D, which then sees the fakes made before that move
+    first            "discriminator"; "generator": G moves before D, which then sees the fakes made before that move; "both": both
+                     gradients are taken before either moves, from one pass of the fakes through D
     joint            D sees real and fake as one batch, and its loss is the mean over both
-    train_fakes      in which mode G makes the fakes for D; G's own step is always in training mode
+    train_fakes      in which mode G makes fakes that only D learns from
+    train_generator  in which mode G makes the fakes that it learns from itself
     """
 
     generator: Sequential
@@ -35,9 +37,10 @@ class GAN:
     penalty: Penalty | None = None
     penalty_train: bool = True
     clip: float | None = None
-    generator_first: bool = False
+    first: str = "discriminator"
     joint: bool = False
     train_fakes: bool = True
+    train_generator: bool = True
     rng: np.random.Generator | None = None
 
     def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
@@ -48,14 +51,18 @@ class GAN:
         """
         reals = real if isinstance(real, list) else [real]
         zs = z if isinstance(z, list) else [z]
-        if self.generator_first:
-            fake, g_cache = self.generate(zs[0])
+        if self.first != "discriminator":
+            fake, g_cache = self.generate(zs[0], self.train_generator)
+            if self.first == "both":
+                return self.simultaneous_step(reals[0], fake, g_cache)
             return self.generator_step(fake, g_cache) | self.discriminator_step(reals[0], fake)
-        for batch, latent in zip(reals, zs):
-            fake, g_cache = self.generate(latent, self.train_fakes)
+        own = len(zs) > len(reals)
+        for i, batch in enumerate(reals):
+            shared = not own and i == len(reals) - 1
+            fake, g_cache = self.generate(zs[i], self.train_generator if shared else self.train_fakes)
             said = self.discriminator_step(batch, fake)
-        if len(zs) > len(reals):
-            fake, g_cache = self.generate(zs[-1])
+        if own:
+            fake, g_cache = self.generate(zs[-1], self.train_generator)
         return said | self.generator_step(fake, g_cache)
 
     def generate(self, z: Samples, train: bool = True) -> tuple[Samples, object]:
@@ -64,21 +71,41 @@ class GAN:
         return ((x, z[1]) if isinstance(z, tuple) else x), cache
 
     def discriminator_step(self, real: Samples, fake: Samples) -> dict[str, Array]:
-        """d loss_D / d theta_D. The fakes are constants here: G receives nothing, and nobody needs d/d image.
+        """D moves along -d loss_D / d theta_D. The fakes are constants here: G receives nothing, and nobody needs d/d image."""
+        said, grads, _ = self.discriminator_gradient(real, fake)
+        self.move_discriminator(grads)
+        return said
+
+    def generator_step(self, fake: Samples, g_cache) -> dict[str, Array]:
+        """G moves along -d loss_G / d theta_G, D staying as it is."""
+        said, grads = self.generator_gradient(fake, self.discriminator.forward(self.seen(fake)), g_cache)
+        self.generator_optimizer.step(grads)
+        return said
+
+    def simultaneous_step(self, real: Samples, fake: Samples, g_cache) -> dict[str, Array]:
+        """Both gradients, at the parameters before the step; then both players move."""
+        d_said, d_grads, judged = self.discriminator_gradient(real, fake)
+        g_said, g_grads = self.generator_gradient(fake, judged, g_cache)
+        self.move_discriminator(d_grads)
+        self.generator_optimizer.step(g_grads)
+        return d_said | g_said
+
+    def discriminator_gradient(self, real: Samples, fake: Samples) -> tuple[dict[str, Array], Array, tuple | None]:
+        """d loss_D / d theta_D as one flat vector; and what D said of the fakes, with its cache, where they passed on their own.
 
         Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add.
         """
-        D, optimizer = self.discriminator, self.discriminator_optimizer
+        D = self.discriminator
         labels = (real[1], fake[1]) if self.objective.labelled else ()
         if self.joint:
             scores, cache = D.forward(self.seen(both(real, fake)))
             a, c = scores[: len(scores) // 2], scores[len(scores) // 2 :]
             loss, da, dc = self.objective.discriminator(a, c, *labels)
             loss = loss / 2
-            passes = [D.backward(array_module(da).concatenate([da, dc]) / 2, cache, need_dx=False)[1]]
+            passes, judged = [D.backward(array_module(da).concatenate([da, dc]) / 2, cache, need_dx=False)[1]], None
         else:
             a, real_cache = D.forward(self.seen(real))
-            c, fake_cache = D.forward(self.seen(fake))
+            c, fake_cache = judged = D.forward(self.seen(fake))
             loss, da, dc = self.objective.discriminator(a, c, *labels)
             passes = [D.backward(da, real_cache, need_dx=False)[1], D.backward(dc, fake_cache, need_dx=False)[1]]
         said = {}
@@ -89,24 +116,28 @@ class GAN:
             passes.append(grads)
             loss = loss + value
             said = {"penalty": value, "gradient_norm": norms.mean()}
-        optimizer.step(optimizer.parameters.gather(*passes))
-        if self.clip is not None:
-            theta = optimizer.parameters.flat
-            theta.clip(-self.clip, self.clip, out=theta)
-        return {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)} | said
+        said = {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)} | said
+        return said, self.discriminator_optimizer.parameters.gather(*passes), judged
 
-    def generator_step(self, fake: Samples, g_cache) -> dict[str, Array]:
-        """d loss_G / d theta_G = d loss_G / d D(fake) * dD / d fake * dG / d theta_G.
+    def generator_gradient(self, fake: Samples, judged: tuple, g_cache) -> tuple[dict[str, Array], Array]:
+        """d loss_G / d theta_G = d loss_G / d D(fake) * dD / d fake * dG / d theta_G as one flat vector.
 
         The gradient passes through D (dx only: D's weights receive nothing) into G (weights only: nobody needs d/d z).
+        `judged` is D's forward of the fakes, with its cache.
         """
-        c, d_cache = self.discriminator.forward(self.seen(fake))
+        c, d_cache = judged
         labels = (fake[1],) if self.objective.labelled else ()
         loss, dc = self.objective.generator(c, *labels)
         dfake, _ = self.discriminator.backward(dc, d_cache, need_grads=False)
         _, grads = self.generator.backward(dfake, g_cache, need_dx=False)
-        self.generator_optimizer.step(self.generator_optimizer.parameters.gather(grads))
-        return {"g_loss": loss}
+        return {"g_loss": loss}, self.generator_optimizer.parameters.gather(grads)
+
+    def move_discriminator(self, grads: Array) -> None:
+        """One step of D's optimizer, and the clipping of a Wasserstein critic."""
+        self.discriminator_optimizer.step(grads)
+        if self.clip is not None:
+            theta = self.discriminator_optimizer.parameters.flat
+            theta.clip(-self.clip, self.clip, out=theta)
 
     def seen(self, samples: Samples) -> Samples:
         """What D gets of the samples: without the labels where the objective takes them."""

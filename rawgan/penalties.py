@@ -20,7 +20,7 @@ from rawgan.layers.base import Grads
 
 
 def couples_samples(critic: Sequential) -> str | None:
-    """A sentence for critics whose D(x[n]) depends on the other samples, so the penalty is not per sample; else None."""
+    """A sentence for critics in which D(x[n]) depends on the other samples, so that P is not one per sample; else None."""
     for path, layer in leaves(critic):
         if isinstance(layer, BatchNorm):
             return (

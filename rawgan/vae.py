@@ -88,9 +88,9 @@ class Coder:
         """The code of each image, without noise."""
         return self.encoder.forward(x, train=False)[0]
 
-    def reconstruct(self, x: Array) -> Array:
-        """What the decoder makes of the images' codes: images in (0, 1)."""
-        return sigmoid(self.decoder.forward(self.encode(x), train=False)[0])
+    def decode(self, z: Array) -> Array:
+        """sigmoid(D(z)): images in [0, 1]."""
+        return sigmoid(self.decoder.forward(z, train=False)[0])
 
     def move(self, e_grads: Grads, d_grads: Grads) -> None:
         """One step of both networks."""

@@ -274,7 +274,7 @@ class TestVariants:
             assert_close(after[name], states(D, D_twin)[name][1], name, scale=1)
 
     def test_generator_first_shows_the_discriminator_the_old_fakes(self):
-        gan, ((real, z), *_) = self.one(generator_first=True)
+        gan, ((real, z), *_) = self.one(first="generator")
         gan.train_step(real, z)
         got = state(gan.generator), state(gan.discriminator)
         gan, _ = self.one()

@@ -152,48 +152,66 @@ class TwinGAN:
         objective = objective_twin(self.gan.objective)
         return objective.real(a) + objective.fake(c)
 
-    def discriminator_step(self, real, fake):
+    def judged(self, real, fake):
+        """D's loss, and D(fake) where the fakes passed on their own."""
         (x, labels), (y, fake_labels) = self.images(real), fake
-        y = y.detach()
         if self.recipe.joint:
-            both = None if labels is None else torch.cat([labels, fake_labels])
-            a, c = self.judge(torch.cat([x, y]), both).chunk(2)
+            joined = None if labels is None else torch.cat([labels, fake_labels])
+            a, c = self.judge(torch.cat([x, y]), joined).chunk(2)
             loss = self.d_loss(a, c, labels, fake_labels) / 2
         else:
             a, c = self.judge(x, labels), self.judge(y, fake_labels)
             loss = self.d_loss(a, c, labels, fake_labels)
         if self.recipe.penalty:
             alpha = torch.from_numpy(self.alpha.random((len(x), 1, 1, 1)))
-            points = (alpha * x + (1 - alpha) * y).requires_grad_()
+            points = (alpha * x + (1 - alpha) * y).detach().requires_grad_()
             self.D.train(self.recipe.penalty_train)
             (g,) = torch.autograd.grad(self.judge(points, labels).sum(), points, create_graph=True)
             self.D.train()
             loss = loss + self.recipe.penalty.weight * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        return loss, c
+
+    def g_loss(self, c, labels):
+        if isinstance(self.gan.objective, ACGAN):
+            return objective_twin(self.gan.objective.source).generator(c[:, :1]) + F.cross_entropy(c[:, 1:], labels)
+        return objective_twin(self.gan.objective).generator(c)
+
+    def move_discriminator(self, loss):
         self.update(self.d_optimizer, self.gan.discriminator_optimizer, self.D, loss)
         if self.recipe.clip:
             for p in self.D.parameters():
                 p.data.clamp_(-self.recipe.clip, self.recipe.clip)
         return loss.item()
 
+    def discriminator_step(self, real, fake):
+        return self.move_discriminator(self.judged(real, (fake[0].detach(), fake[1]))[0])
+
     def generator_step(self, fake):
-        c = self.judge(*fake)
-        if isinstance(self.gan.objective, ACGAN):
-            loss = objective_twin(self.gan.objective.source).generator(c[:, :1]) + F.cross_entropy(c[:, 1:], fake[1])
-        else:
-            loss = objective_twin(self.gan.objective).generator(c)
+        loss = self.g_loss(self.judge(*fake), fake[1])
         self.update(self.g_optimizer, self.gan.generator_optimizer, self.G, loss)
         return loss.item()
 
     def train_step(self, reals, zs):
-        if self.recipe.generator_first:
-            fake = self.generate(zs[0])
+        if self.recipe.first == "generator":
+            fake = self.generate(zs[0], self.recipe.train_generator)
             g_loss = self.generator_step(fake)
             return {"d_loss": self.discriminator_step(reals[0], fake), "g_loss": g_loss}
-        for real, z in zip(reals, zs):
-            fake = self.generate(z, self.recipe.train_fakes)
+        if self.recipe.first == "both":
+            fake = self.generate(zs[0], self.recipe.train_generator)
+            d_loss, c = self.judged(reals[0], fake)
+            g_loss = self.g_loss(c, fake[1])
+            theta = list(self.G.parameters())
+            g_grads = torch.autograd.grad(g_loss, theta, retain_graph=True)
+            self.move_discriminator(d_loss)
+            linear = sum((g * p).sum() for g, p in zip(g_grads, theta))  # has exactly these gradients
+            self.update(self.g_optimizer, self.gan.generator_optimizer, self.G, linear)
+            return {"d_loss": d_loss.item(), "g_loss": g_loss.item()}
+        for i, real in enumerate(reals):
+            own = len(zs) > len(reals) or i < len(reals) - 1
+            fake = self.generate(zs[i], self.recipe.train_fakes if own else self.recipe.train_generator)
             d_loss = self.discriminator_step(real, fake)
         if len(zs) > len(reals):
-            fake = self.generate(zs[-1])
+            fake = self.generate(zs[-1], self.recipe.train_generator)
         return {"d_loss": d_loss, "g_loss": self.generator_step(fake)}
 
 
@@ -250,6 +268,10 @@ def mutated(monkeypatch, name: str, put_in) -> None:
         compare(*trajectory(name, steps=3))
 
 
+def no_penalty(self, critic, x, condition, train):
+    return x.sum() * 0, {}, x * 0
+
+
 def generate_with_zero_labels(self, z, train=True):
     x, cache = self.generator.forward(z, train)
     return (x, z[1] * 0), cache
@@ -267,12 +289,14 @@ def forget(field, value=None):
 
 
 MISTAKES = {
-    "the penalty is never called": ("wgan_gp", lambda p: p.setattr(WGANGP, "__call__", lambda s, D, x, c, t: (x.sum() * 0, {}, x * 0))),
+    "the penalty is never called": ("wgan_gp", lambda p: p.setattr(WGANGP, "__call__", no_penalty)),
     "the critic is not clipped": ("wgan", forget("clip")),
-    "G first forgotten": ("raschka_mlp_gan", forget("generator_first")),
+    "G first forgotten": ("raschka_mlp_gan", forget("first", "discriminator")),
     "D's fakes in training mode": ("atienza_dcgan", forget("train_fakes", True)),
     "the mean over both forgotten": ("atienza_dcgan", forget("joint")),
     "the penalty runs in training mode": ("raschka_wgan_gp", forget("penalty_train", True)),
+    "D moves before G's gradient is taken": ("raschka_wgan_gp", forget("first", "discriminator")),
+    "G learns in training mode": ("raschka_dcgan", forget("train_generator", True)),
     "wrong labels at the fakes": ("cgan", lambda p: p.setattr("rawgan.gan.GAN.generate", generate_with_zero_labels)),
 }  # fmt: skip
 

@@ -61,9 +61,10 @@ class Recipe:
     clip: float | None = None
     critic_steps: Callable[[int], int] = field(default=lambda step: 1)
     fresh_z: bool = False
-    generator_first: bool = False
+    first: str = "discriminator"
     joint: bool = False
     train_fakes: bool = True
+    train_generator: bool = True
     batch: int = 64
     steps: int = 40_000
     departures: tuple[str, ...] = ()
@@ -86,9 +87,10 @@ class Recipe:
             self.penalty,
             self.penalty_train,
             self.clip,
-            self.generator_first,
+            self.first,
             self.joint,
             self.train_fakes,
+            self.train_generator,
             random.stream("penalty"),
         )
 
@@ -165,7 +167,7 @@ RASCHKA_MLP = Recipe(
     width=100,
     z=20,
     draw="uniform",
-    generator_first=True,
+    first="generator",
     steps=93_700,
     departures=("G is updated first; D then sees the fakes made before that update",),
 )
@@ -201,10 +203,10 @@ _ALL = (
         generator=raschka.dcgan_generator,
         discriminator=raschka.dcgan_discriminator,
         width=64,
+        train_generator=False,
         departures=(
             "Dropout in both networks, LeakyReLU of slope 1e-4, Adam at 1e-3 (Radford et al.: none, 0.2, 2e-4)",
-            "the book calls G without training=True, so there its BatchNorm and Dropout run in inference mode while G learns;"
-            " here G learns in training mode",
+            "the book calls G in inference mode while it learns: its BatchNorm is a trained affine map and its Dropout never acts",
         ),
     ),
     Recipe(
@@ -220,11 +222,12 @@ _ALL = (
         width=128,
         z=20,
         draw="uniform",
+        first="both",
         batch=128,
         steps=46_800,
         departures=(
             "BatchNorm and Dropout in the critic, which couple the samples (Gulrajani et al. use neither BatchNorm nor Dropout)",
-            "one critic step per generator step in the place of 5",
+            "one critic step per generator step in the place of 5, both gradients taken before either network moves",
             "Adam with betas (0.9, 0.999) in the place of (0, 0.9)",
             "the penalty's pass runs in inference mode while the loss passes run in training mode",
         ),

@@ -41,7 +41,14 @@ def spherical(z0: np.ndarray, z1: np.ndarray, t: float) -> np.ndarray:
 
 
 def walk(
-    recipe: Recipe, generator: Sequential, device: Device, z0: np.ndarray, z1: np.ndarray, frames: int, between: Between, labels=None
+    recipe: Recipe,
+    generator: Sequential,
+    device: Device,
+    z0: np.ndarray,
+    z1: np.ndarray,
+    frames: int,
+    between: Between,
+    labels=None,
 ) -> np.ndarray:
     """The images on the way from z0[n] to z1[n], under labels[n]: uint8 (N, frames, H, W, C) for z0 and z1 (N, Z), frames >= 2."""
     z = np.stack([between(start, end, t) for start, end in zip(z0, z1) for t in np.linspace(0, 1, frames).tolist()])
@@ -64,9 +71,8 @@ def save_gif(path: Path, images: np.ndarray, duration: int = 60) -> None:
     """
     N, frames, H, _, C = images.shape
     scale = -(-64 // H)
-    there_and_back = [*range(frames), *range(frames - 2, 0, -1)]
-    sheets = [grid(images[:, t], columns=min(N, 8)).repeat(scale, 0).repeat(scale, 1) for t in there_and_back]
-    first, *rest = (Image.fromarray(sheet.squeeze(-1) if C == 1 else sheet) for sheet in sheets)
+    sheets = [grid(images[:, t], columns=min(N, 8)).repeat(scale, 0).repeat(scale, 1) for t in range(frames)]
+    stills = [Image.fromarray(sheet.squeeze(-1) if C == 1 else sheet) for sheet in sheets]
     gif = io.BytesIO()
-    first.save(gif, "gif", save_all=True, append_images=rest, duration=duration, loop=0)
+    stills[0].save(gif, "gif", save_all=True, append_images=[*stills[1:], *stills[-2:0:-1]], duration=duration, loop=0)
     write_whole(path, gif.getvalue())
