@@ -24,7 +24,7 @@ def couples_samples(critic: Sequential) -> str | None:
     for path, layer in leaves(critic):
         if isinstance(layer, BatchNorm):
             return (
-                f"layer {path} of the critic is a BatchNorm: it couples the samples of a batch, so the gradient penalty is no longer"
+                f"layer {path} of the critic is a BatchNorm: it couples the samples of a batch, so that the penalty is not"
                 " one per sample; LayerNorm or InstanceNorm do not"
             )
     return None

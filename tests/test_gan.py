@@ -18,8 +18,9 @@ from rawgan.models.atienza import atienza_discriminator, atienza_generator
 from rawgan.models.dcgan import dcgan_discriminator, dcgan_generator
 from rawgan.optim import SGD, Adam, RMSprop
 
-# float32 against float64: PyTorch's own drift on the DCGAN-32 below is 2e-7 in the first five steps, and grows to 1e-2 at the
-# fiftieth once a score of an activation falls on the other side of a kink
+# How far float32 losses may leave those of float64 PyTorch. They stay within rounding until an activation falls on the other side
+# of its kink, or the sign of a gradient of 0 in Adam's first step; from there they drift, and so do PyTorch's own: on the small
+# networks below to 2e-3 at the fiftieth step, at width 32 from the second step on and to 6e-2.
 FIRST, DRIFT_FIRST, DRIFT = 5, 1e-6, 5e-2
 
 
@@ -140,12 +141,14 @@ def assert_parity(recipe, steps, device=CPU):
             assert_close(g, w, name, scale=max(abs(w).max(), name in net.buffers or name.endswith(".b")))
 
 
-def assert_drift(recipe, steps, device=CPU):
-    """float32: the losses leave those of float64 PyTorch no faster than those of float32 PyTorch may."""
+def assert_drift(recipe, steps, device=CPU, first=FIRST):
+    """float32: the losses leave those of float64 PyTorch no further than DRIFT, or than twice what float32 PyTorch does."""
     want = train_twin(recipe, steps)[1]
-    for got in (train_twin(recipe, steps, torch.float32)[1], train(recipe, steps, np.float32, device)[1]):
-        drift = abs(got / want - 1).max(1)
-        assert (drift[:FIRST] < DRIFT_FIRST).all() and (drift < DRIFT).all(), drift
+    theirs = train_twin(recipe, steps, torch.float32)[1]
+    got = train(recipe, steps, np.float32, device)[1]
+    drift = abs(got / want - 1).max(1)
+    assert (drift[:first] < DRIFT_FIRST).all(), drift[:first]
+    assert drift.max() < max(DRIFT, 2 * abs(theirs / want - 1).max()), drift
 
 
 SMOOTH = BCE(real_label=0.9)
@@ -206,9 +209,12 @@ class TestTrajectory:
         assert_drift(dcgan(size), 50, device)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("check", [assert_parity, assert_drift])
-    def test_dcgan_32_in_full(self, check, device):
-        check(dcgan(32, width=32, z=100, batch=64), 50, device)
+    def test_dcgan_32_in_full(self, device):
+        assert_parity(dcgan(32, width=32, z=100, batch=64, real_label=1.0), 50, device)
+
+    @pytest.mark.slow
+    def test_dcgan_32_in_full_in_float32(self, device):
+        assert_drift(dcgan(32, width=32, z=100, batch=64, real_label=1.0), 50, device, first=0)
 
 
 class TestOneStep:

@@ -1,6 +1,8 @@
 """Every recipe: the parameter counts of its source, and its training, step for step, beside a PyTorch twin."""
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +51,14 @@ def test_the_names_are_the_keys_and_all_are_there():
     assert all(recipe.name == name for name, recipe in RECIPES.items())
     wanted = "raschka_mlp_gan raschka_dcgan raschka_wgan_gp atienza_dcgan atienza_cgan wgan wgan_gp_mnist lsgan hinge acgan dcgan"
     assert set(wanted.split()) <= RECIPES.keys()
+
+
+def test_the_page_of_recipes_is_up_to_date():
+    """Else: python docs/make_recipes.py"""
+    spec = importlib.util.spec_from_file_location("make_recipes", Path(__file__).parents[1] / "docs" / "make_recipes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page()
 
 
 def test_the_wgan_keeps_its_critic_near_the_optimum():

@@ -33,14 +33,16 @@ def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> Non
 
 
 def save_curves(path: Path, metrics: list[dict[str, float]]) -> None:
-    """Two plots over the steps: both losses, and D's mean score on real and on generated images."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    """Plots over the steps: both losses, D's mean score on real and on generated images, and the penalty's gradient norm if any."""
     steps = [row["step"] for row in metrics]
-    panels = (
+    panels = [
         ("loss", {"d_loss": "discriminator", "g_loss": "generator"}),
         ("mean score of D", {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"}),
-    )
-    for axes, (title, lines) in zip(figure.subplots(1, 2), panels):
+    ]
+    if "gradient_norm" in metrics[0]:
+        panels.append(("mean |dD/dx| where it is penalised", {"gradient_norm": "gradient norm"}))
+    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels):
         for key, label in lines.items():
             axes.plot(steps, [row[key] for row in metrics], label=label, linewidth=1)
         axes.set(xlabel="step", title=title)
