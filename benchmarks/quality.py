@@ -88,7 +88,7 @@ def main() -> None:
     judge = Judge.load_or_train(WEIGHTS, FASHION_MNIST)
     runs = [study(args.name, seed, args.steps, judge, args.data, args.pictures) for seed in args.seed]
     if args.out:
-        recipe, width, size, _ = STUDIES[args.name]
+        _, width, size, _ = STUDIES[args.name]
         about = {"study": args.name, "width": width, "size": size, "device": "cpu", "judge_sha256": judge.sha256}
         versions = {"python": platform.python_version(), "numpy": np.__version__}
         args.out.write_text(json.dumps(about | {"versions": versions, "runs": runs}, indent=2) + "\n")

@@ -15,6 +15,7 @@ import typer
 from rawgan.backend import choose_device
 from rawgan.errors import UserError
 from rawgan.random import Random
+from rawgan.training.command import run_command
 from rawgan.training.interpolate import linear, save_gif, save_strip, spherical, walk
 from rawgan.training.load import choose_labels, load_generator
 
@@ -46,13 +47,5 @@ def command(
     print(f"{pairs} walks through {recipe.name} are in {out}/interpolation-linear and interpolation-spherical, .png and .gif")
 
 
-def main() -> None:
-    try:
-        typer.run(command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(command)

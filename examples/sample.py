@@ -15,6 +15,7 @@ import typer
 from rawgan.backend import choose_device
 from rawgan.errors import UserError
 from rawgan.random import Random
+from rawgan.training.command import run_command
 from rawgan.training.load import choose_labels, load_generator
 from rawgan.training.loop import latent, sample
 from rawgan.training.pictures import save_grid
@@ -44,13 +45,5 @@ def command(
     print(f"{count} pictures of {recipe.name} are in {out}")
 
 
-def main() -> None:
-    try:
-        typer.run(command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(command)

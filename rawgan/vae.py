@@ -1,7 +1,7 @@
 """The autoencoder and the variational autoencoder: their losses with gradients by hand, and their steps, written out.
 
-An encoder E turns an image x into a code, a decoder D turns a code z into the logits of an image. Images are (N, H, W, C) in [0, 1],
-codes (N, Z). Nobody plays against anybody: one loss, and both networks go down its gradient.
+An encoder E turns an image x into a code, a decoder D turns a code z into the logits of an image. Images are (N, H, W, C) in
+[0, 1], codes (N, Z). Nobody plays against anybody: one loss, and both networks go down its gradient.
 """
 
 from collections.abc import Callable

@@ -197,8 +197,24 @@ def test_wrong_x(Layer):
         with pytest.raises(ValueError) as error:
             layer.forward(np.zeros(shape, np.float32))
         assert str(error.value) == f"{Layer.__name__}: expected x of shape (N, any, any, 2), got {shape}"
+    with pytest.raises(ValueError, match=f"{Layer.__name__}: the batch is empty"):
+        layer.forward(np.zeros((0, 4, 4, 2), np.float32))
     with pytest.raises(TypeError, match=f"{Layer.__name__}: x is float64 but w is float32"):
         layer.forward(np.zeros((1, 4, 4, 2)))
+
+
+@pytest.mark.parametrize(
+    "layer, want",
+    [
+        (Conv2d(2, 3, 4), "Conv2d(2, 3, 4, stride=1)"),
+        (Conv2d(2, 3, 4, 2, 1, bias=False), "Conv2d(2, 3, 4, stride=2, pad=1, bias=False)"),
+        (Conv2d(2, 3, (4, 5), (1, 2), "same"), "Conv2d(2, 3, (4, 5), stride=(1, 2), pad='same')"),
+        (ConvTranspose2d(3, 2, 4), "ConvTranspose2d(3, 2, 4, stride=1)"),
+        (ConvTranspose2d(3, 2, 5, 2, 2, (1, 0)), "ConvTranspose2d(3, 2, 5, stride=2, pad=2, output_padding=(1, 0))"),
+    ],
+)
+def test_repr(layer, want):
+    assert repr(layer) == want
 
 
 @pytest.mark.parametrize("stride, output_padding", [(1, 1), (2, 2), ((2, 3), (1, 3)), ((2, 3), 2)])

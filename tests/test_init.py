@@ -7,10 +7,10 @@ import pytest
 from reference import assert_same
 from scipy import stats
 
-from rawgan.init import dcgan_init, glorot_uniform
+from rawgan.init import dcgan_init, glorot_uniform, he_uniform
 from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, InstanceNorm, LayerNorm, Linear, Parameters, Sequential, state
 
-everyone = pytest.mark.parametrize("init", [dcgan_init, glorot_uniform])
+everyone = pytest.mark.parametrize("init", [dcgan_init, glorot_uniform, he_uniform])
 
 
 def network():
@@ -45,18 +45,28 @@ class TestDCGAN:
                 assert stats.kstest((a.ravel() - 1) / 0.02, "norm").pvalue > 1e-6
 
 
-class TestGlorot:
+class TestUniform:
+    """U(-a, a), a = sqrt(6 / fans): Glorot counts the channels on both sides, He those that come in, both with the taps."""
+
     @pytest.mark.parametrize(
-        "name, fans", [("0.w", 16 * (50 + 64)), ("2.0.w", 15 * (64 + 40)), ("4.w", 300 + 70)], ids=["ConvT", "Conv", "Linear"]
+        "init, name, fans",
+        [
+            pytest.param(glorot_uniform, "0.w", 16 * (50 + 64), id="Glorot, ConvTranspose2d"),
+            pytest.param(glorot_uniform, "2.0.w", 15 * (64 + 40), id="Glorot, Conv2d"),
+            pytest.param(glorot_uniform, "4.w", 300 + 70, id="Glorot, Linear"),
+            pytest.param(he_uniform, "2.0.w", 15 * 64, id="He, Conv2d"),
+            pytest.param(he_uniform, "4.w", 300, id="He, Linear"),
+        ],
     )
-    def test_bounds_count_the_taps(self, name, fans):
-        a, bound = drawn(glorot_uniform)[name], sqrt(6 / fans)
+    def test_bounds(self, init, name, fans):
+        a, bound = drawn(init)[name], sqrt(6 / fans)
         assert_moments(a, 0, bound / sqrt(3), 9 / 5)
         assert 0.999 * bound < np.abs(a).max() <= np.float32(bound)
         assert stats.kstest(a.ravel() / bound, "uniform", (-1, 2)).pvalue > 1e-6
 
-    def test_gammas_stay_one(self):
-        assert all((a == 1).all() for name, a in drawn(glorot_uniform).items() if name.endswith(".gamma"))
+    @pytest.mark.parametrize("init", [glorot_uniform, he_uniform])
+    def test_gammas_stay_one(self, init):
+        assert all((a == 1).all() for name, a in drawn(init).items() if name.endswith(".gamma"))
 
 
 @everyone

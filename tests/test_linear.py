@@ -35,8 +35,15 @@ def test_wrong_x(rng):
         with pytest.raises(ValueError) as error:
             layer.forward(np.zeros(shape, np.float32))
         assert str(error.value) == f"Linear: expected x of shape (N, 3), got {shape}"
+    with pytest.raises(ValueError, match="Linear: the batch is empty"):
+        layer.forward(np.zeros((0, 3), np.float32))
     with pytest.raises(TypeError, match="Linear: x is float64 but w is float32"):
         layer.forward(np.zeros((2, 3)))
+
+
+def test_repr():
+    assert repr(Linear(3, 4)) == "Linear(3, 4)"
+    assert repr(Linear(3, 4, False)) == "Linear(3, 4, bias=False)"
 
 
 MISTAKES = {

@@ -155,6 +155,13 @@ def test_wrong_x(layer, shape, wanted):
     assert str(error.value) == f"{type(layer).__name__}: expected x of shape {wanted}, got {shape}"
 
 
+def test_defaults_are_those_of_pytorch():
+    """Said by what they are printed as."""
+    assert repr(BatchNorm(3)) == "BatchNorm(3, eps=1e-05, momentum=0.1)"
+    assert repr(LayerNorm((5, 4, 3))) == "LayerNorm((5, 4, 3), eps=1e-05)"
+    assert repr(InstanceNorm(3)) == "InstanceNorm(3, eps=1e-05)"
+
+
 @over_layers
 def test_wrong_dtype(layer):
     layer = type(layer)(layer.shape if len(layer.shape) > 1 else 3)

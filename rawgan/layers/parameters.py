@@ -37,7 +37,7 @@ class Parameters:
 
     def gather(self, *passes: Grads) -> Array:
         """The gradients of several backward passes, added up, as one flat vector; a parameter that a pass lacks counts as 0."""
-        total = self.flat * 0
+        total = array_module(self.flat).zeros_like(self.flat)
         for name, view in self.views(total).items():
             for grads in passes:
                 if name in grads:

@@ -1,0 +1,1 @@
+"""Architectures, and the recipes that put them to work."""

@@ -1,6 +1,5 @@
 """The networks of Atienza, Advanced Deep Learning with Keras, ch. 4: DCGAN and conditional GAN on MNIST, pixels in [0, 1]."""
 
-from rawgan.errors import UserError
 from rawgan.layers import (
     BatchNorm,
     Condition,
@@ -15,6 +14,7 @@ from rawgan.layers import (
     Sequential,
     Sigmoid,
 )
+from rawgan.models.limits import quarter
 
 
 def atienza_generator(size: int = 28, channels: int = 1, width: int = 32, z: int = 100, classes: int = 0) -> Sequential:
@@ -23,9 +23,7 @@ def atienza_generator(size: int = 28, channels: int = 1, width: int = 32, z: int
     With classes, the pair (z, labels), one-hot beside z. BatchNorm and ReLU come before each 5x5 "same" transposed convolution;
     Keras' eps and momentum.
     """
-    if size % 4:
-        raise UserError(f"this generator doubles twice: a size of {size} is no multiple of 4")
-    base, K = size // 4, 4 * width
+    base, K = quarter(size), 4 * width
     layers = [Condition(OneHot(classes))] if classes else []
     layers += [Linear(z + classes, base * base * K), Reshape(base, base, K)]
     for K_next, stride in ((4 * width, 2), (2 * width, 2), (width, 1), (channels, 1)):

@@ -27,7 +27,7 @@ def stages(size: int) -> tuple[int, int]:
     while base >= 8 and base % 2 == 0:
         base, n = base // 2, n + 1
     if not (4 <= base <= 7 and n >= 1):
-        near = sorted((b << k for b in (4, 5, 6, 7) for k in range(1, 7)), key=lambda s: abs(s - size))[:3]
+        near = sorted((b << k for b in (4, 5, 6, 7) for k in range(1, 9)), key=lambda s: abs(s - size))[:3]
         raise UserError(f"a DCGAN doubles 4 to 7 pixels until it has the image: size {size} cannot be reached, {sorted(near)} can")
     return base, n
 

@@ -1,13 +1,15 @@
 """The MNIST networks of Gulrajani et al. 2017 (arXiv:1704.00028): no normalisation at all, pixels in [0, 1]."""
 
 from rawgan.layers import Conv2d, ConvTranspose2d, Crop, Flatten, LeakyReLU, Linear, ReLU, Reshape, Sequential, Sigmoid
+from rawgan.models.limits import quarter
 
 
 def generator(size: int = 28, channels: int = 1, width: int = 64, z: int = 128) -> Sequential:
     """z (N, 128), normal, to images (N, 28, 28, 1) in [0, 1]: 4x4 grown to 8x8, cropped to 7x7, grown twice more."""
+    side = quarter(size, largest=32)
     return Sequential(
         Linear(z, 4 * 4 * 4 * width), ReLU(), Reshape(4, 4, 4 * width),
-        ConvTranspose2d(4 * width, 2 * width, 5, 2, "same"), ReLU(), Crop(size // 4, size // 4),
+        ConvTranspose2d(4 * width, 2 * width, 5, 2, "same"), ReLU(), Crop(side, side),
         ConvTranspose2d(2 * width, width, 5, 2, "same"), ReLU(),
         ConvTranspose2d(width, channels, 5, 2, "same"), Sigmoid(),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from rawgan.layers import (
     Sequential,
     Tanh,
 )
+from rawgan.models.limits import at_least, quarter
 
 KERAS_SLOPE = 0.3  # of a LeakyReLU made without arguments
 
@@ -38,7 +39,8 @@ def mlp_discriminator(size: int = 28, channels: int = 1, width: int = 100) -> Se
 
 def dcgan_generator(size: int = 28, channels: int = 1, width: int = 64, z: int = 20) -> Sequential:
     """z (N, 20) to images (N, 28, 28, 1) in [-1, 1]: 3x3 "same" transposed convolutions, Dropout from the second on; no biases."""
-    base, slope = size // 4, 1e-4
+    at_least(width, 8)
+    base, slope = quarter(size), 1e-4
     C = base * base * width
     layers = [Linear(z, C, bias=False), norm(C), LeakyReLU(slope), Reshape(base, base, width)]
     for K, stride in ((width // 2, 2), (width // 4, 2), (width // 8, 1)):
@@ -49,6 +51,7 @@ def dcgan_generator(size: int = 28, channels: int = 1, width: int = 64, z: int =
 
 def dcgan_discriminator(size: int = 28, channels: int = 1, width: int = 64) -> Sequential:
     """Images (N, 28, 28, 1) to logits (N, 1): two 3x3 "same" convolutions of stride 2, BatchNorm, Dropout; no biases."""
+    at_least(width, 8)
     layers, C = [], channels
     for K in (width // 8, width // 2):
         layers += [Conv2d(C, K, 3, 2, "same", bias=False), norm(K), LeakyReLU(1e-4), Dropout(0.5)]
@@ -58,7 +61,8 @@ def dcgan_discriminator(size: int = 28, channels: int = 1, width: int = 64) -> S
 
 def wgan_gp_generator(size: int = 28, channels: int = 1, width: int = 128, z: int = 20) -> Sequential:
     """z (N, 20) to images (N, 28, 28, 1) in [-1, 1]; 817,824 parameters with the running statistics, 804,832 trained; no biases."""
-    base = size // 4
+    at_least(width, 4)
+    base = quarter(size)
     C = base * base * width
     layers = [Linear(z, C, bias=False), norm(C), LeakyReLU(KERAS_SLOPE), Reshape(base, base, width)]
     for K, stride in ((width, 1), (width // 2, 2), (width // 4, 2)):

@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from rawgan.backend import choose_device
+from rawgan.backend import Device, choose_device
 from rawgan.data import load
 from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.losses import BCE
 from rawgan.models.recipes import RECIPES, Recipe
 from rawgan.random import Random
-from rawgan.training.loop import METRICS, PENALTY_METRICS, Feed, train
+from rawgan.training.loop import Feed, columns, curves, train
 from rawgan.training.run import RunFolder, free_folder
 
 
@@ -36,12 +37,31 @@ def changed(recipe: Recipe, lr: float | None, real_label: float) -> Recipe:
     return recipe
 
 
+def natural_size(data: str) -> int:
+    """The side of pictures when the user names none."""
+    return 16 if data == "digits" else 28
+
+
+def say_where(where: Device) -> None:
+    """The first line of every run."""
+    print(f"Device: {where.name}, computing with {where.path} ({where.why}); no Triton kernels in this path.", flush=True)
+
+
+def run_command(command: Callable) -> None:
+    """Runs a typer command; leaves with 2, and one sentence, for what the user gave and cannot be used."""
+    try:
+        typer.run(command)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def run_recipe(recipe, data, *, size, channels, width, steps, batch, lr, real_label, ema, seed, device, sample_every, out) -> int:
     """Trains, printing at once where it runs and why; returns the steps done. All arguments as on the command line."""
     where = choose_device(device)
-    print(f"Device: {where.name}, computing with {where.path} ({where.why}); no Triton kernels in this path.", flush=True)
+    say_where(where)
     recipe, random = changed(recipe, lr, real_label), Random(seed)
-    images = load(data, size or (16 if data == "digits" else 28), channels)
+    images = load(data, natural_size(data) if size is None else size, channels)
     _, H, _, C = images.images.shape
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")
     with warnings.catch_warnings(record=True) as caught:
@@ -62,8 +82,7 @@ def run_recipe(recipe, data, *, size, channels, width, steps, batch, lr, real_la
     }
     config |= {"batch": feed.batch, "lr": lr, "real_label": real_label, "ema": ema, "seed": seed}
     config |= {"device": where.name, "path": where.path}
-    metrics = METRICS + (PENALTY_METRICS if recipe.penalty else ())
-    run = RunFolder(out or free_folder(Path("runs") / f"{recipe.name}-{images.name}"), config, metrics)
+    run = RunFolder(out or free_folder(Path("runs") / f"{recipe.name}-{images.name}"), config, columns(curves(recipe)))
     done = train(gan, recipe, feed, run, steps=steps, sample_every=sample_every, ema=ema)
     print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
     return done
@@ -93,8 +112,4 @@ def main(recipe: str, about: str, *, data="digits", size=None, width=None, steps
             raise typer.Exit(130)
 
     command.__doc__ = f"{about} Leaves sample grids, curves, metrics and weights in a run folder."
-    try:
-        typer.run(command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(command)

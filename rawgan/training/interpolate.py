@@ -6,13 +6,12 @@ from math import atan2, sin
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from rawgan.backend import Device
 from rawgan.layers import Sequential
 from rawgan.models.recipes import Recipe
 from rawgan.training.loop import sample
-from rawgan.training.pictures import grid, save_grid
+from rawgan.training.pictures import save_grid, still
 from rawgan.training.run import write_whole
 
 Between = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
@@ -40,16 +39,7 @@ def spherical(z0: np.ndarray, z1: np.ndarray, t: float) -> np.ndarray:
     return (sin((1 - t) * a) / sin(a)) * z0 + (sin(t * a) / sin(a)) * z1
 
 
-def walk(
-    recipe: Recipe,
-    generator: Sequential,
-    device: Device,
-    z0: np.ndarray,
-    z1: np.ndarray,
-    frames: int,
-    between: Between,
-    labels=None,
-) -> np.ndarray:
+def walk(recipe: Recipe, generator: Sequential, device: Device, z0, z1, frames: int, between: Between, labels=None) -> np.ndarray:
     """The images on the way from z0[n] to z1[n], under labels[n]: uint8 (N, frames, H, W, C) for z0 and z1 (N, Z), frames >= 2."""
     z = np.stack([between(start, end, t) for start, end in zip(z0, z1) for t in np.linspace(0, 1, frames).tolist()])
     z = device.asarray(z)
@@ -69,10 +59,7 @@ def save_gif(path: Path, images: np.ndarray, duration: int = 60) -> None:
 
     A frame stands for `duration` milliseconds, a multiple of 10; Pillow stores frames that are equal as one that stands longer.
     """
-    N, frames, H, _, C = images.shape
-    scale = -(-64 // H)
-    sheets = [grid(images[:, t], columns=min(N, 8)).repeat(scale, 0).repeat(scale, 1) for t in range(frames)]
-    stills = [Image.fromarray(sheet.squeeze(-1) if C == 1 else sheet) for sheet in sheets]
+    stills = [still(images[:, t], columns=min(len(images), 8)) for t in range(images.shape[1])]
     gif = io.BytesIO()
     stills[0].save(gif, "gif", save_all=True, append_images=[*stills[1:], *stills[-2:0:-1]], duration=duration, loop=0)
     write_whole(path, gif.getvalue())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from rawgan.backend import Device, to_host
+from rawgan.backend import Array, Device, to_host
 from rawgan.data import Images, batches, to_float, to_uint8
 from rawgan.ema import EMA
 from rawgan.errors import UserError
@@ -21,8 +21,24 @@ from rawgan.random import Random
 from rawgan.training.pictures import save_curves, save_grid
 from rawgan.training.run import RunFolder
 
-METRICS = ("step", "d_loss", "g_loss", "d_real", "d_fake")
-PENALTY_METRICS = ("penalty", "gradient_norm")
+CURVES = {
+    "loss": {"d_loss": "discriminator", "g_loss": "generator"},
+    "mean score of D": {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"},
+}
+PENALTY_CURVES = {
+    "penalty": {"penalty": "penalty in D's loss"},
+    "mean |dD/dx| where it is penalised": {"gradient_norm": "gradient norm"},
+}
+
+
+def curves(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """The metrics of a recipe, as pictures.save_curves takes them."""
+    return CURVES | (PENALTY_CURVES if recipe.penalty else {})
+
+
+def columns(panels: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """The columns of metrics.csv that belong to these curves."""
+    return ("step", *(name for lines in panels.values() for name in lines))
 
 
 class Feed:
@@ -90,47 +106,72 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def train(
-    gan: GAN, recipe: Recipe, feed: Feed, run: RunFolder, *, steps: int, sample_every: int, log_every: int = 10, ema=None
-) -> int:
-    """Trains for `steps` generator steps and leaves a whole run folder, also when stopped by Ctrl-C. Returns the steps done.
+def train(gan: GAN, recipe: Recipe, feed: Feed, run: RunFolder, *, steps: int, sample_every: int, ema: float | None = None) -> int:
+    """Trains for `steps` generator steps, as `follow` does, and returns the steps done.
 
-    A grid is drawn from the same fixed z every `sample_every` steps, a column per class where the recipe has classes; with `ema`,
-    a decay, from an average of the generator. Raises UserError when a loss is no longer finite; the folder keeps what was made.
+    Grids are drawn from the same fixed z, a column per class where the recipe has classes; with `ema`, a decay, from an average of
+    the generator.
     """
     average = EMA(gan.generator_optimizer.parameters, ema) if ema else None
-    shown = average.net if average else gan.generator
-    columns = recipe.classes or 8
-    labels = np.arange(8 * columns) % columns if recipe.classes else None
-    fixed_z = latent(recipe, feed.random.stream("fixed z"), feed.device, 8 * columns, labels)
+    players = {"generator": gan.generator, "discriminator": gan.discriminator} | ({"average": average.net} if average else {})
+    wide = recipe.classes or 8
+    labels = np.arange(8 * wide) % wide if recipe.classes else None
+    fixed_z = latent(recipe, feed.random.stream("fixed z"), feed.device, 8 * wide, labels)
+
+    def step(done: int) -> dict[str, Array]:
+        metrics = gan.train_step(*feed.step(done))
+        if average:
+            average.update()
+        return metrics
+
+    def draw(done: int) -> None:
+        images = sample(recipe, average.net if average else gan.generator, fixed_z)
+        save_grid(run.path / "samples" / f"step_{done:06}.png", images, wide)
+
+    return follow(run, players, step, draw, curves(recipe), progress, steps=steps, batch=feed.batch, sample_every=sample_every)
+
+
+def follow(
+    run: RunFolder,
+    players: dict[str, Sequential],
+    step: Callable[[int], dict[str, Array]],
+    draw: Callable[[int], None],
+    panels: dict[str, dict[str, str]],
+    say: Callable[[dict[str, float]], str],
+    *,
+    steps: int,
+    batch: int,
+    sample_every: int,
+    log_every: int = 10,
+) -> int:
+    """The loop that every training shares; leaves a whole run folder, also when stopped by Ctrl-C. Returns the steps done.
+
+    step(done) trains once and returns metrics, draw(done) writes pictures, say(metrics) is shown beside the progress bar.
+    Raises UserError when a metric is no longer finite; the folder keeps what was made.
+    """
     done, start = 0, time.perf_counter()
-
-    def draw(step: int) -> None:
-        save_grid(run.path / "samples" / f"step_{step:06}.png", sample(recipe, shown, fixed_z), columns)
-
     draw(0)
     try:
-        with stop_requested() as stop, progress_bar(steps) as bar:
+        with stop_requested() as stop, progress_bar(steps) as bar, np.errstate(over="ignore", invalid="ignore"):
             while done < steps and not stop():
-                metrics = gan.train_step(*feed.step(done))
-                if average:
-                    average.update()
+                metrics = step(done)
                 done += 1
                 bar.update()
                 if done % log_every == 0 or done == steps:
                     row = {name: float(value) for name, value in metrics.items()}
                     run.log({"step": done} | row)
-                    bar.set_postfix_str(progress(row, done * feed.batch / (time.perf_counter() - start)), refresh=False)
+                    speed = done * batch / (time.perf_counter() - start)
+                    bar.set_postfix_str(f"{say(row)}, {speed:.0f} images/s", refresh=False)
                     if not all(map(math.isfinite, row.values())):
                         raise UserError(f"the loss is no longer finite at step {done}; a smaller learning rate may help")
                 if done % sample_every == 0 and done < steps:
                     draw(done)
     finally:
-        draw(done)
-        if run.metrics:
-            save_curves(run.path / "losses.png", run.metrics)
-        players = {"generator": gan.generator, "discriminator": gan.discriminator} | ({"average": average.net} if average else {})
         run.save_weights({f"{who}.{name}": a for who, net in players.items() for name, a in state(net).items()})
+        with np.errstate(invalid="ignore"):
+            draw(done)
+        if run.metrics:
+            save_curves(run.path / "losses.png", run.metrics, panels)
         run.close()
     return done
 
@@ -140,7 +181,6 @@ def progress_bar(steps: int) -> tqdm:
     return tqdm(total=steps, unit="step", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
-def progress(row: dict[str, float], images_per_second: float) -> str:
-    """The end of the progress bar."""
-    scores = f"D(x) {row['d_real']:.2f}, D(G(z)) {row['d_fake']:.2f}"
-    return f"loss D {row['d_loss']:.3f}, G {row['g_loss']:.3f}, {scores}, {images_per_second:.0f} images/s"
+def progress(row: dict[str, float]) -> str:
+    """What stands beside the progress bar of a GAN."""
+    return f"loss D {row['d_loss']:.3f}, G {row['g_loss']:.3f}, D(x) {row['d_real']:.2f}, D(G(z)) {row['d_fake']:.2f}"

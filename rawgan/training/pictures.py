@@ -22,27 +22,25 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.nda
     return sheet
 
 
-def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
-    """Writes the grid as a PNG, small images enlarged by a whole number until they are at least 64 pixels high."""
-    sheet = grid(images, columns)
+def still(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """The grid as a picture, small images enlarged by a whole number until they are at least 64 pixels high."""
     scale = -(-64 // images.shape[1])
-    sheet = sheet.repeat(scale, 0).repeat(scale, 1)
+    sheet = grid(images, columns).repeat(scale, 0).repeat(scale, 1)
+    return Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet)
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
+    """Writes the grid as a PNG."""
     png = io.BytesIO()
-    Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(png, "png")
+    still(images, columns).save(png, "png")
     write_whole(path, png.getvalue())
 
 
-def save_curves(path: Path, metrics: list[dict[str, float]]) -> None:
-    """Plots over the steps: both losses, D's mean score on real and on generated images, and the penalty's gradient norm if any."""
+def save_curves(path: Path, metrics: list[dict[str, float]], panels: dict[str, dict[str, str]]) -> None:
+    """Plots metrics over the steps, side by side: panels maps a title to what is drawn under it, names of metrics to labels."""
     steps = [row["step"] for row in metrics]
-    panels = [
-        ("loss", {"d_loss": "discriminator", "g_loss": "generator"}),
-        ("mean score of D", {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"}),
-    ]
-    if "gradient_norm" in metrics[0]:
-        panels.append(("mean |dD/dx| where it is penalised", {"gradient_norm": "gradient norm"}))
     figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels):
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for key, label in lines.items():
             axes.plot(steps, [row[key] for row in metrics], label=label, linewidth=1)
         axes.set(xlabel="step", title=title)

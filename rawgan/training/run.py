@@ -14,13 +14,23 @@ from rawgan.errors import UserError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that its name never stands for half of it: to a temporary neighbour first, then renamed."""
+    """Writes a file so that its name never stands for half of it: to a temporary neighbour first, then renamed.
+
+    Raises UserError, leaving neither behind, where it cannot be written.
+    """
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def free_folder(stem: Path) -> Path:
@@ -57,8 +67,11 @@ class RunFolder:
     def log(self, row: dict[str, float]) -> None:
         """One line of metrics.csv, on disk at once."""
         self.metrics.append(row)
-        self._writer.writerow(row)
-        self._csv.flush()
+        try:
+            self._writer.writerow(row)
+            self._csv.flush()
+        except OSError as error:
+            raise UserError(f"{self._csv.name} cannot be written: {error.strerror}") from error
 
     def save_weights(self, arrays: dict[str, np.ndarray]) -> None:
         """All parameters and running statistics of both players, by name."""
