@@ -1,8 +1,8 @@
 """A whole training step against PyTorch eager on the CPU of the same machine, both in worker processes that take turns.
 
 `python -m benchmarks.cpu_step` prints a table; `--out benchmarks/results/cpu_step.json` keeps it; `--dry-run` does one step of
-each. A step is what the recipe says: D on real and fake images, G through the new D, both optimizers; float32, batch 64, data
-already in memory. The two run the same layers and steps on the same cores in turns, so that a busy moment of the machine hits
+each. A step is what the recipe says: D on real and fake images, G through the new D, both optimizers; for wgan_gp one critic step
+with its gradient penalty, from z and real images. float32, batch 64, data already in memory. The two run the same layers and steps on the same cores in turns, so that a busy moment of the machine hits
 both; what counts is the median over the rounds of the ratio of the two times of one round. Run it on an idle machine all the
 same: where another program is on the cores, PyTorch's threads wait for each other far longer than ours do.
 
@@ -41,6 +41,7 @@ CASES = {
     "dcgan-32 width 64": Case("dcgan", 32, 64, 4, 1.5),
     "dcgan-32 width 32": Case("dcgan", 32, 32, 8, 1.5),
     "atienza_dcgan": Case("atienza_dcgan", 28, 32, 2, 2.0),
+    "wgan_gp critic": Case("wgan_gp", 32, 64, 4, 1.3),
 }
 
 Step = Callable[[], object]
@@ -58,8 +59,10 @@ def rawgan_step(case: Case) -> tuple[Step, int]:
     low = 0 if recipe.pixels == "unit" else -1
     reals = [rng.uniform(low, 1, (BATCH, case.size, case.size, 1)).astype(np.float32)]
     zs = [recipe.draw_z(rng, BATCH) for _ in range(1 + recipe.fresh_z)]
-    players = (gan.generator_optimizer, gan.discriminator_optimizer)
-    return lambda: gan.train_step(reals, zs), sum(player.parameters.flat.size for player in players)
+    parameters = sum(player.parameters.flat.size for player in (gan.generator_optimizer, gan.discriminator_optimizer))
+    if recipe.penalty is not None:
+        return lambda: gan.discriminator_step(reals[0], gan.generate(zs[0])[0]), parameters
+    return lambda: gan.train_step(reals, zs), parameters
 
 
 def torch_step(case: Case) -> tuple[Step, int]:
@@ -68,21 +71,22 @@ def torch_step(case: Case) -> tuple[Step, int]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    G, D, step = (torch_dcgan if case.recipe == "dcgan" else torch_atienza)(case.width)
+    G, D, step = {"dcgan": torch_dcgan, "atienza_dcgan": torch_atienza, "wgan_gp": torch_wgan_gp}[case.recipe](case.width)
     return step, sum(p.numel() for net in (G, D) for p in net.parameters())
 
 
-def torch_dcgan(width: int):
-    """pytorch/examples/dcgan at 32x32x1: real and fake in passes of their own, Adam."""
-    import torch
+def torch_dcgan_nets(width: int, normalised: bool):
+    """The networks of pytorch/examples/dcgan at 32x32x1, D with or without BatchNorm."""
     from torch import nn
-    from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
     def up(C, K, stride=2, pad=1):
         return nn.ConvTranspose2d(C, K, 4, stride, pad, bias=False)
 
     def down(C, K, stride=2, pad=1):
         return nn.Conv2d(C, K, 4, stride, pad, bias=False)
+
+    def norm(C):
+        return nn.BatchNorm2d(C) if normalised else nn.Identity()
 
     w = width
     G = nn.Sequential(
@@ -93,10 +97,41 @@ def torch_dcgan(width: int):
     )  # fmt: skip
     D = nn.Sequential(
         down(1, w), nn.LeakyReLU(0.2, True),
-        down(w, 2 * w), nn.BatchNorm2d(2 * w), nn.LeakyReLU(0.2, True),
-        down(2 * w, 4 * w), nn.BatchNorm2d(4 * w), nn.LeakyReLU(0.2, True),
+        down(w, 2 * w), norm(2 * w), nn.LeakyReLU(0.2, True),
+        down(2 * w, 4 * w), norm(4 * w), nn.LeakyReLU(0.2, True),
         down(4 * w, 1, 1, 0), nn.Flatten(0),
     )  # fmt: skip
+    return G, D
+
+
+def torch_wgan_gp(width: int):
+    """One critic step of Gulrajani et al.: the penalty by autograd through autograd, Adam."""
+    import torch
+
+    G, D = torch_dcgan_nets(width, normalised=False)
+    adam = torch.optim.Adam(D.parameters(), 1e-4, (0.0, 0.9))
+    real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
+
+    def step():
+        with torch.no_grad():
+            fake = G(z)
+        alpha = torch.rand(BATCH, 1, 1, 1)
+        x = (alpha * real + (1 - alpha) * fake).requires_grad_()
+        (g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+        penalty = 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        adam.zero_grad()
+        (D(fake).mean() - D(real).mean() + penalty).backward()
+        adam.step()
+
+    return G, D, step
+
+
+def torch_dcgan(width: int):
+    """pytorch/examples/dcgan: real and fake in passes of their own, Adam."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+    G, D = torch_dcgan_nets(width, normalised=True)
     g_adam, d_adam = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (G, D))
     real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
     ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)

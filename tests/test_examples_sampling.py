@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.models.recipes import RECIPES
-from rawgan.training.command import run_recipe
+from rawgan.training.command import run_command, run_recipe
 from rawgan.training.load import choose_labels, load_generator
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -46,7 +46,7 @@ def call(monkeypatch, capsys):
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [script, *map(str, args), "--device", "cpu"])
         with pytest.raises(SystemExit) as leaving:
-            module.main()
+            run_command(module.command)
         return leaving.value.code or 0, *capsys.readouterr()
 
     return call

@@ -27,6 +27,7 @@ from rawgan.layers import (
     parameter_count,
     state,
 )
+from rawgan.layers import linear as linear_file
 
 GENERATOR = Sequential(Linear(3, 8), Reshape(2, 2, 2), BatchNorm(2), ReLU(), ConvTranspose2d(2, 3, 4, 2, 1), Tanh())
 CRITIC = Sequential(
@@ -115,6 +116,20 @@ def test_first_input_gradient_is_not_computed(first):
     net = Sequential(first, Tanh(), Sequential(Tanh()))
     _, dy, _, cache = ready(net, (3, 4) if isinstance(first, Linear | LayerNorm) else (3, 4, 4, 1))
     assert net.backward(dy, cache, need_dx=False)[0] is None
+
+
+def test_what_is_not_asked_for_is_not_computed(monkeypatch):
+    def computed(*_):
+        raise AssertionError("nobody asked for this gradient")
+
+    net = Sequential(Linear(4, 3), Tanh())
+    _, dy, _, cache = ready(net, (5, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_file, "linear_dw", computed)
+        net.upstream(dy, cache)
+        net.backward(dy, cache, need_grads=False)
+    monkeypatch.setattr(linear_file, "linear_dx", computed)
+    net.backward(dy, cache, need_dx=False)
 
 
 def test_caches_are_values():

@@ -6,11 +6,14 @@ from reference import assert_close
 
 from rawgan.backend import CPU
 from rawgan.data import Images
+from rawgan.errors import UserError
 from rawgan.layers import BatchNorm, Layer, Sequential, Sigmoid, leaves, state
 from rawgan.losses import Wasserstein
+from rawgan.models.dcgan import dcgan_generator
 from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
-from rawgan.training.loop import Feed, latent, sample
+from rawgan.training.loop import Feed, follow, latent, sample
+from rawgan.training.run import RunFolder, load_weights, write_whole
 
 
 def trained(name="dcgan", size=16, width=4):
@@ -90,3 +93,35 @@ def test_no_sigmoid_on_the_critic(name):
     check_scores_are_unbounded(critic)
     with pytest.raises(AssertionError):
         check_scores_are_unbounded(Sequential(critic, Sigmoid()))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [("dcgan", 33, 4), ("atienza_dcgan", 0, 4), ("atienza_dcgan", -4, 4), ("raschka_dcgan", 30, 8), ("raschka_dcgan", 28, 1),
+     ("raschka_wgan_gp", 28, 1), ("wgan_gp_mnist", 36, 4)],
+)  # fmt: skip
+def test_sizes_that_a_recipe_cannot_have(name, size, width):
+    recipe = RECIPES[name]
+    with pytest.raises(UserError, match=str(width if width == 1 else size)):
+        recipe.generator(size, 1, width, z=recipe.z)
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"weights.* cannot be written: No space left on device"):
+        write_whole(tmp_path / "weights.safetensors", b"1234")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_made(tmp_path):
+    run = RunFolder(tmp_path / "run", {}, ("step", "loss"))
+    net = dcgan_generator(8, 1, 4)
+    with pytest.raises(UserError, match="no longer finite at step 20"):
+        step, draw = lambda done: {"loss": 1.0 if done < 12 else np.nan}, lambda done: None
+        follow(run, {"generator": net}, step, draw, {"loss": {"loss": "loss"}}, str, steps=50, batch=1, sample_every=5)
+    assert (tmp_path / "run" / "losses.png").exists() and len(run.metrics) == 2
+    weights = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert weights.keys() == {f"generator.{name}" for name in state(net)}
