@@ -2,9 +2,10 @@
 
 `python -m benchmarks.cpu_step` prints a table; `--out benchmarks/results/cpu_step.json` keeps it; `--dry-run` does one step of
 each. A step is what the recipe says: D on real and fake images, G through the new D, both optimizers; for wgan_gp one critic step
-with its gradient penalty, from z and real images. float32, batch 64, data already in memory. The two run the same layers and steps on the same cores in turns, so that a busy moment of the machine hits
-both; what counts is the median over the rounds of the ratio of the two times of one round. Run it on an idle machine all the
-same: where another program is on the cores, PyTorch's threads wait for each other far longer than ours do.
+with its gradient penalty, from z and real images. float32, batch 64, data already in memory. The two run the same layers and
+steps on the same cores in turns, so that a busy moment of the machine hits both; what counts is the median over the rounds of
+the ratio of the two times of one round. Run it on an idle machine all the same: where another program is on the cores,
+PyTorch's threads wait for each other far longer than ours do.
 
 PyTorch's step is that of pytorch/examples, which computes D's weight gradients in G's step, too, and throws them away. "same"
 padding is its padding=2 and output_padding=1: the same sizes and work, one pixel beside.

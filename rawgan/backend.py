@@ -75,7 +75,8 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
 
     Each part runs in a thread of its own with BLAS held to one thread: the copies are shared out too, and nobody waits inside a
     matrix product. With sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
-    The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone.
+    The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. work() must not call
+    over_batch itself: the threads would wait for each other.
     """
     if xp is not np:
         return [work(slice(0, N))]
@@ -95,9 +96,9 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
     @wraps(f)
     def parts(x: Array, *rest):
         xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
-        step = max(1, PART * len(x) // max(x.nbytes, 1))
-        if xp is not np or step >= len(x):
+        if xp is not np or x.nbytes <= PART or x.ndim == 0:
             return f(x, *rest)
+        step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
         y = np.empty(x.shape, x.dtype)
         for n in range(0, len(x), step):

@@ -80,8 +80,10 @@ class ConvTranspose2d(_Conv):
     def __init__(self, K: int, C: int, kernel, stride=1, pad=0, output_padding=0, bias: bool = True):
         super().__init__(C, K, kernel, stride, pad, C if bias else None)
         self.output_padding = pair(output_padding)
-        if any(extra >= s for extra, s in zip(self.output_padding, self.stride)):
-            raise ValueError(f"{self!r}: output_padding must be smaller than the stride")
+        if any(not 0 <= extra < s for extra, s in zip(self.output_padding, self.stride)):
+            raise ValueError(f"{self!r}: output_padding must be at least 0 and smaller than the stride")
+        if pad == "same" and any(self.output_padding):
+            raise ValueError(f'{self!r}: "same" says the size of the output, output_padding has no place beside it')
 
     def output_size(self, P: int, Q: int) -> tuple[int, int]:
         """(H, W) of the image that grows from one of (P, Q)."""

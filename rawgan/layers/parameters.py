@@ -18,6 +18,8 @@ class Parameters:
 
     def __init__(self, net: Layer, device: Device = CPU, dtype=np.float32):
         self.net, self.device = net, device
+        if len({id(leaf) for _, leaf in leaves(net)}) < len(leaves(net)):
+            raise ValueError("a layer stands in the network twice: sharing weights is not supported, make two layers")
         self.shapes = {name: p.shape for name, p in net.params.items()}
         host = np.concatenate([np.ravel(to_host(p)) for p in net.params.values()]) if self.shapes else np.zeros(0)
         self.flat = device.asarray(host.astype(dtype))

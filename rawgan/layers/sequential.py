@@ -9,6 +9,8 @@ class Sequential(Composite):
 
     def __init__(self, *layers: Layer):
         super().__init__()
+        if not layers:
+            raise ValueError("a Sequential needs at least one layer")
         self.layers = list(layers)
         for path, leaf in leaves(self):
             leaf.label = f"layer {path}, {leaf!r}"
@@ -60,7 +62,7 @@ class Sequential(Composite):
                 grads |= {name: grads[name] + g if name in grads else g for name, g in named(i, more).items()}
             if curvatures[i] is not None:
                 dx = curvatures[i] if dx is None else dx + curvatures[i]
-        return ddx, dx, grads
+        return ddx, dx if need_dx else None, grads
 
     def config(self):
         return "\n" + "".join(f"    {layer!r},\n" for layer in self.layers)

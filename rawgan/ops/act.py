@@ -25,7 +25,7 @@ def relu_dx(dy: Array, x: Array) -> Array:
 
 @elementwise
 def leaky_relu(x: Array, slope: float) -> Array:
-    """y = x where x > 0, slope x elsewhere; 0 < slope < 1. Derivative: leaky_relu_dx. Source: Maas et al. 2013."""
+    """y = x where x > 0, slope x elsewhere; 0 <= slope < 1. Derivative: leaky_relu_dx. Source: Maas et al. 2013."""
     return array_module(x).maximum(x, slope * x)
 
 

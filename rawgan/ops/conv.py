@@ -119,7 +119,7 @@ def _patches(x: Array, kernel, output, stride, start) -> Array:
     N, H, W, C = x.shape
     height, width = (P - 1) * sh + R, (Q - 1) * sw + S  # what the kernel touches: rows a stride drops lie outside it
     if top or left or height > H or width > W:
-        inside = x[:, : height - top, : width - left]
+        inside = x[:, : max(0, height - top), : max(0, width - left)]
         x = xp.zeros((N, height, width, C), x.dtype)
         x[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
     n, h, v, c = x.strides

@@ -24,11 +24,16 @@ Axes = tuple[int, ...]
 
 
 def mean(axes: Axes, *factors: Array) -> Array:
-    """E over `axes` of the product of arrays of one shape, the axes kept as 1; the product itself is never stored."""
+    """E over `axes` of the product of arrays of one shape, the axes kept as 1; the product itself is never stored.
+
+    Summed within each sample first, then over the samples: one long sum in float32 would lose digits as it grows.
+    """
     xp = array_module(*factors)
     shape, letters = factors[0].shape, "nhwc"[: factors[0].ndim]
-    kept = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
+    kept = "".join(letter for axis, letter in enumerate(letters) if axis == 0 or axis not in axes)
     total = xp.einsum(",".join([letters] * len(factors)) + "->" + kept, *factors)
+    if 0 in axes:
+        total = total.sum(0)
     return total.reshape([1 if axis in axes else n for axis, n in enumerate(shape)]) / prod(shape[axis] for axis in axes)
 
 
