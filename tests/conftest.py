@@ -1,5 +1,7 @@
 """What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,14 @@ from rawgan.backend import choose_device
 torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
 settings.load_profile("rawgan")
+
+
+collect_ignore_glob = [] if find_spec("triton") else ["test_kernels*.py"]
+
+
+def pytest_report_header():
+    """Says what is left out where Triton has no wheel."""
+    return "kernels: not tested, Triton is not installed" if collect_ignore_glob else None
 
 
 def pytest_collection_modifyitems(items):

@@ -1,0 +1,187 @@
+"""Adam and RMSprop over a flat parameter vector: one pass, a program per BLOCK of it. The mathematics is in rawgan/optim.py.
+
+Each program sums the slices of the gradient that split reductions left behind, in their order, updates the state, and writes the
+parameters again in lower precision where a copy is kept. Step and rate are read from device memory, so that a captured CUDA
+graph can be replayed.
+"""
+
+from math import log2
+from types import SimpleNamespace
+
+import triton
+import triton.language as tl
+
+from rawgan import optim
+from rawgan.backend import Array
+from rawgan.kernels import launch
+from rawgan.kernels.gemm import sum_slices
+from rawgan.kernels.spec import Spec
+
+CONFIG = {"BLOCK": 1024, "num_warps": 4}
+
+
+@triton.jit
+def _store_theta(theta, theta_ptr, low_ptr, offs, mask):
+    tl.store(theta_ptr + offs, theta, mask=mask)
+    if low_ptr is not None:
+        tl.store(low_ptr + offs, theta.to(low_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def adam_kernel(
+    theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr,
+    SIZE: tl.constexpr, SLICES: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
+    LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = offs < SIZE
+    t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
+    correction1 = (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
+    correction2 = (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
+    g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
+    m = BETA1 * tl.load(m_ptr + offs, mask=mask, other=0.0) + (1 - BETA1) * g
+    v = BETA2 * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - BETA2) * (g * g)
+    tl.store(m_ptr + offs, m, mask=mask)
+    tl.store(v_ptr + offs, v, mask=mask)
+    move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
+    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, offs, mask)
+
+
+@triton.jit
+def rmsprop_kernel(
+    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr,
+    SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = offs < SIZE
+    lr = tl.load(lr_ptr) / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
+    g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
+    v = RHO * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - RHO) * (g * g)
+    tl.store(v_ptr + offs, v, mask=mask)
+    theta = tl.load(theta_ptr + offs, mask=mask, other=0.0) - lr * g / (tl.sqrt(v) + EPS)
+    _store_theta(theta, theta_ptr, low_ptr, offs, mask)
+
+
+def adam(
+    theta: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    low: Array | None = None,
+) -> None:
+    """Moves theta, m, v (n,) float32 in place, and writes theta to `low` in that array's dtype.
+
+    g (n,) or (slices, n), summed over the slices; step (1,) int32, the number t of this step, from 1; lr (1,) float32.
+    """
+    slices = _slices(theta, g, m, v, low)
+    grid = (launch.cdiv(theta.size, CONFIG["BLOCK"]),)
+    launch.run(
+        adam_kernel, grid, theta, g, m, v, step, lr, low,
+        SIZE=theta.size, SLICES=slices, BETA1=betas[0], BETA2=betas[1], LOG2_BETA1=_log2(betas[0]), LOG2_BETA2=_log2(betas[1]),
+        EPS=eps, **CONFIG,
+    )  # fmt: skip
+
+
+def rmsprop(
+    theta: Array,
+    g: Array,
+    v: Array,
+    step: Array,
+    lr: Array,
+    rho: float = 0.9,
+    eps: float = 1e-7,
+    decay: float = 0.0,
+    low: Array | None = None,
+) -> None:
+    """Moves theta and v in place; arguments as for adam."""
+    slices = _slices(theta, g, v, low)
+    launch.run(
+        rmsprop_kernel, (launch.cdiv(theta.size, CONFIG["BLOCK"]),), theta, g, v, step, lr, low,
+        SIZE=theta.size, SLICES=slices, RHO=rho, EPS=eps, DECAY=decay, **CONFIG,
+    )  # fmt: skip
+
+
+def _slices(theta: Array, g: Array, *others: Array | None) -> int:
+    """How many slices of the gradient there are."""
+    launch.fit((g.size % theta.size, 0), *((theta.size, a.size) for a in others if a is not None))
+    return g.size // theta.size
+
+
+def _log2(beta: float) -> float:
+    return log2(beta) if beta else -1e4  # beta1 = 0, as in WGAN-GP: beta^t is 0
+
+
+def _adam_reference(theta, g, m, v, step, lr, betas, eps, low=None):
+    this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), betas=betas, eps=eps)
+    optim.Adam.update(this, theta, g.reshape(-1, theta.size).sum(0), m, v)
+    if low is not None:
+        low[...] = theta
+
+
+def _rmsprop_reference(theta, g, v, step, lr, rho, eps, decay, low=None):
+    this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), rho=rho, eps=eps, decay=decay)
+    optim.RMSprop.update(this, theta, g.reshape(-1, theta.size).sum(0), v)
+    if low is not None:
+        low[...] = theta
+
+
+def _make(array, n, slices=1, t=1, lr=2e-4, low=False, moments=2, **options):
+    f32 = "float32"
+    shape = (slices, n) if slices > 1 else (n,)
+    state = [array(n, dtype=f32) for _ in range(moments - 1)] + [array(n, dtype=f32) ** 2]
+    step, rate = array(1, dtype="int32"), array(1, dtype=f32)
+    step[0], rate[0] = t, lr
+    return (array(n, dtype=f32), array(*shape, dtype=f32), *state, step, rate), options | ({"low": array(n)} if low else {})
+
+
+def _traffic(state):
+    def traffic(itemsize, n, slices=1, low=False, **_):
+        return n * (4 * (slices + 2 * state) + itemsize * low)
+
+    return traffic
+
+
+ADAM = {"betas": (0.5, 0.999), "eps": 1e-8}
+RMSPROP = {"rho": 0.9, "eps": 1e-7, "moments": 1}
+
+SPECS = (
+    Spec(
+        name="adam",
+        wrapper=adam,
+        reference=_adam_reference,
+        make=_make,
+        cases=(
+            {"n": 1500, "slices": 3, "t": 1, "lr": 1.0, "low": True, **ADAM},
+            {"n": 1024, "t": 30000, "betas": (0.0, 0.9), "eps": 1e-8},
+        ),
+        benchmarks=({"n": 3_574_656, "slices": 1, "low": True, **ADAM}, {"n": 3_574_656, "slices": 8, "low": True, **ADAM}),
+        traffic=_traffic(3),
+        flops=lambda n, slices=1, **_: n * (slices + 14),
+        compiles=(
+            ("bfloat16", {"n": 2**20, "slices": 8, "low": True, **ADAM}, {}),
+            ("float32", {"n": 1001, "betas": (0.0, 0.9), "eps": 1e-8}, {}),
+        ),
+        dtypes=("float16", "bfloat16"),
+        writes=(0, 2, 3),
+    ),
+    Spec(
+        name="rmsprop",
+        wrapper=rmsprop,
+        reference=_rmsprop_reference,
+        make=_make,
+        cases=(
+            {"n": 1500, "slices": 3, "t": 7, "decay": 1e-2, "low": True, **RMSPROP},
+            {"n": 1024, "decay": 0.0, **RMSPROP},
+        ),
+        benchmarks=({"n": 3_574_656, "slices": 1, "low": True, "decay": 0.0, **RMSPROP},),
+        traffic=_traffic(2),
+        flops=lambda n, slices=1, **_: n * (slices + 8),
+        compiles=(("bfloat16", {"n": 2**20, "slices": 8, "low": True, "decay": 1e-2, **RMSPROP}, {}),),
+        dtypes=("float16", "bfloat16"),
+        writes=(0, 2),
+    ),
+)

@@ -1,0 +1,214 @@
+"""How a kernel is started: the only file that knows Triton's calling convention.
+
+    y = launch.empty(x, (N, K))                                   an output beside its input
+    launch.run(kernel, grid, x, w, y, N=N, K=K, BLOCK_M=64)       arrays by position, every size a tl.constexpr by name
+
+On CuPy arrays `run` launches on CuPy's current device and stream; on NumPy arrays it runs Triton's interpreter, where Python was
+started with TRITON_INTERPRET=1; inside `compile_only` it compiles and launches nothing. Anything else raises: there is no silent
+fallback. A uint16 array holds bfloat16, which NumPy lacks.
+
+Sizes are constants of the compiled kernel, the batch too: a GAN has a dozen shapes, and what is compiled is kept on disk by Triton.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from math import prod
+
+import numpy as np
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+
+from rawgan.backend import Array, array_module
+from rawgan.errors import UserError
+
+Config = dict[str, int]
+DTYPES = {np.dtype(name): name for name in ("float32", "float16", "int64", "int32", "uint8")} | {np.dtype("uint16"): "bfloat16"}
+MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
+INTERPRETED = 90  # the capability whose configurations the interpreter runs
+
+
+class Pointer:
+    """What Triton wants of an argument: an address, and the name of the type that lies there."""
+
+    def __init__(self, address: int, dtype: str):
+        self.address, self.dtype = address, dtype
+
+    def data_ptr(self) -> int:
+        return self.address
+
+
+class HostPointer(Pointer):
+    """What the interpreter wants besides: it copies tensors to the host and back; this one says it is its own copy."""
+
+    def untyped_storage(self):
+        return self
+
+    cpu = untyped_storage
+
+    def new_empty(self, *shape, device=None):
+        return self
+
+    def storage_offset(self):
+        return 0
+
+    size = stride = storage_offset
+
+    def set_(self, *storage):
+        pass
+
+    copy_ = set_
+
+
+class CompileOnly(DriverBase):
+    """A driver that has a target and no device. Its device number is the capability, so that each target has its own cache."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+    def get_active_torch_device(self):
+        raise NotImplementedError
+
+    get_benchmarker = get_active_torch_device
+
+
+def cupy_driver(cupy):
+    """Triton's driver for NVIDIA GPUs with device and stream from CuPy; Triton's own takes them from PyTorch, or stream 0."""
+    from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
+
+    class CupyDriver(CudaDriver):
+        def __init__(self):  # not CudaDriver's, which imports PyTorch in Triton 3.6
+            self.utils, self.launcher_cls = CudaUtils(), CudaLauncher
+
+        @staticmethod
+        def is_active() -> bool:
+            return True
+
+        def get_current_device(self) -> int:
+            return cupy.cuda.runtime.getDevice()
+
+        def set_current_device(self, device: int) -> None:
+            cupy.cuda.runtime.setDevice(device)
+
+        def get_current_stream(self, device: int) -> int:
+            return cupy.cuda.get_current_stream().ptr
+
+        def get_device_capability(self, device: int) -> tuple[int, int]:
+            return divmod(int(cupy.cuda.Device(device).compute_capability), 10)
+
+    return CupyDriver()
+
+
+@cache
+def _gpu_driver(cupy):
+    return cupy_driver(cupy)
+
+
+_compiled: list | None = None  # what compile_only gathers; None outside it
+_handles: dict = {}
+
+
+@contextmanager
+def compile_only(capability: int) -> Iterator[list]:
+    """Inside, `run` compiles for sm_<capability>, launches nothing, and appends what it compiled to the list this gives."""
+    global _compiled
+    _compiled = []
+    triton.runtime.driver.set_active(CompileOnly(capability))
+    try:
+        yield _compiled
+    finally:
+        _compiled = None
+
+
+def capability(x: Array) -> int:
+    """The compute capability that kernels on x are configured for: 90 for an H100."""
+    if _compiled is not None:
+        return triton.runtime.driver.active.capability
+    return INTERPRETED if isinstance(x, np.ndarray) else int(x.device.compute_capability)
+
+
+def empty(like: Array, shape: tuple[int, ...], dtype=None) -> Array:
+    """An array to be written, on the device of `like`, with its dtype unless another is named."""
+    return array_module(like).empty(shape, dtype or like.dtype)
+
+
+def run(kernel, grid: tuple[int, ...], *arrays: Array | None, **constants) -> None:
+    """Starts a kernel: its pointers by position (None for one it does not have), its constants and configuration by name.
+
+    Raises UserError where kernels cannot run, TypeError for mixed arrays, ValueError for one that no kernel takes.
+    """
+    xp = array_module(*arrays)
+    constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
+    for a in arrays:
+        if a is not None and not (a.flags.c_contiguous and a.dtype in DTYPES and a.size < 2**31):
+            raise ValueError(f"a kernel takes contiguous arrays of {', '.join(DTYPES.values())}, got {a.dtype} {a.shape}")
+    if _compiled is not None:
+        pointers = [a if a is None else Pointer(0, DTYPES[a.dtype]) for a in arrays]
+        _compiled.append(kernel.warmup(*pointers, grid=grid, **constants))
+    elif xp is not np:
+        _launch(xp, kernel, grid, arrays, constants)
+    elif not triton.knobs.runtime.interpret:
+        raise UserError(
+            "Triton kernels were asked for on NumPy arrays: they need CuPy arrays on an NVIDIA GPU, "
+            "or TRITON_INTERPRET=1 in the environment before Python starts"
+        )
+    else:
+        kernel[grid](*(a if a is None else HostPointer(a.ctypes.data, DTYPES[a.dtype]) for a in arrays), **constants)
+
+
+def _launch(cupy, kernel, grid, arrays, constants) -> None:
+    """Launches on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
+    if triton.knobs.runtime.interpret:
+        raise UserError("TRITON_INTERPRET=1 runs kernels on NumPy arrays, got CuPy arrays; unset it to run on the GPU")
+    pointers = [a if a is None else Pointer(a.data.ptr, DTYPES[a.dtype]) for a in arrays]
+    kinds = tuple(p and (p.dtype, p.address % 16 == 0) for p in pointers)
+    key = (kernel, cupy.cuda.runtime.getDevice(), kinds, *constants.items())
+    triton.runtime.driver.set_active(_gpu_driver(cupy))
+    if key not in _handles:
+        compiled = kernel[grid](*pointers, **constants)
+        _handles[key] = compiled, [constants[name] for name in kernel.arg_names[len(arrays) :]]
+        return
+    compiled, rest = _handles[key]
+    compiled[(*grid, 1, 1)[:3]](*pointers, *rest)
+
+
+def fit(*pairs: tuple) -> None:
+    """Raises ValueError unless the two of every pair are equal: a kernel would read past the end of an array that is too small."""
+    for a, b in pairs:
+        if a != b:
+            raise ValueError(f"the arrays of a kernel do not fit: {a} is not {b}")
+
+
+def cdiv(a: int, b: int) -> int:
+    """The quotient rounded up: how many tiles of b cover a."""
+    return -(-a // b)
+
+
+def pick(table: tuple[Config, ...], shape: tuple[int, int], capability: int | None) -> Config:
+    """The configuration for an output of `shape` (rows, columns), from a table that begins with its largest tile.
+
+    Of the tiles that are no larger than the output, the first that gives every multiprocessor one; else the one that gives most.
+    The last of the table, the smallest, serves what is smaller still. capability None: the tiles need not fill a GPU.
+    """
+    rows, columns = (1 << max(size - 1, 15).bit_length() for size in shape)
+    fitting = [c for c in table if c["BLOCK_M"] <= rows and c["BLOCK_N"] <= columns] or [table[-1]]
+    tiles = [prod(cdiv(size, c[block]) for size, block in zip(shape, ("BLOCK_M", "BLOCK_N"))) for c in fitting]
+    target = MULTIPROCESSORS.get(capability, 132) if capability else 1
+    return next((c for c, n in zip(fitting, tiles) if n >= target), fitting[tiles.index(max(tiles))])

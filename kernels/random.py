@@ -1,0 +1,135 @@
+"""Random numbers and batches made on the GPU, so that a captured CUDA graph needs nothing from the host.
+
+Philox4x32-10 (Salmon et al. 2011) turns a key and a counter of four 32-bit words into four words. The key is the seed; word 0
+counts within the array, words 1 and 2 are the step: one seed gives 2^64 steps of arrays that never overlap.
+"""
+
+import numpy as np
+import triton
+import triton.language as tl
+
+from rawgan.backend import Array
+from rawgan.kernels import launch
+from rawgan.kernels.spec import Spec
+
+CONFIG = {"BLOCK": 512, "num_warps": 4}
+
+
+@triton.jit
+def _box_muller(u, v):
+    """Two normal variables from two uniform 32-bit words, of which 23 bits are used: exact in float32, and never 0 or 1."""
+    radius = tl.sqrt(-2.0 * tl.log(((u >> 9).to(tl.float32) + 0.5) * 2**-23))
+    turn = ((v >> 9).to(tl.float32) + 0.5) * 2**-21  # in quarters; tl.cos and tl.sin would need local memory
+    quarter = tl.floor(turn + 0.5)
+    x = (turn - quarter) * 1.5707963267948966
+    z = x * x
+    sin = x * (1.0 + z * (-1 / 6 + z * (1 / 120 + z * (-1 / 5040 + z * (1 / 362880)))))
+    cos = 1.0 + z * (-1 / 2 + z * (1 / 24 + z * (-1 / 720 + z * (1 / 40320))))
+    quarter = quarter.to(tl.int32) % 4
+    odd = quarter % 2 == 1
+    across = tl.where(odd, sin, cos)
+    up = tl.where(odd, cos, sin)
+    return radius * tl.where((quarter == 1) | (quarter == 2), -across, across), radius * tl.where(quarter >= 2, -up, up)
+
+
+@triton.jit
+def normal_kernel(out_ptr, state_ptr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    QUARTER: tl.constexpr = (SIZE + 3) // 4
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    step = tl.load(state_ptr + 1).to(tl.uint64)
+    zero = offs * 0
+    low = (step & 0xFFFFFFFF).to(tl.uint32) + zero.to(tl.uint32)
+    high = (step >> 32).to(tl.uint32) + zero.to(tl.uint32)
+    a, b, c, d = tl.philox(tl.load(state_ptr).to(tl.uint64), offs.to(tl.uint32), low, high, zero.to(tl.uint32))
+    z0, z1 = _box_muller(a, b)
+    z2, z3 = _box_muller(c, d)
+    inside = offs < QUARTER
+    tl.store(out_ptr + offs, z0.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + QUARTER + offs, z1.to(out_ptr.dtype.element_ty), mask=inside & (QUARTER + offs < SIZE))
+    tl.store(out_ptr + 2 * QUARTER + offs, z2.to(out_ptr.dtype.element_ty), mask=inside & (2 * QUARTER + offs < SIZE))
+    tl.store(out_ptr + 3 * QUARTER + offs, z3.to(out_ptr.dtype.element_ty), mask=inside & (3 * QUARTER + offs < SIZE))
+
+
+@triton.jit
+def gather_kernel(data_ptr, index_ptr, out_ptr, SIZE: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = offs < SIZE
+    row = tl.load(index_ptr + offs // ROW, mask=mask, other=0).to(tl.int64)
+    x = tl.load(data_ptr + row * ROW + offs % ROW, mask=mask, other=0).to(tl.float32)
+    tl.store(out_ptr + offs, (x * (2.0 / 255.0) - 1.0).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def normal(out: Array, state: Array) -> None:
+    """Fills `out` with normal variables; state (2,) int64, in device memory: the seed and the step."""
+    grid = (launch.cdiv(launch.cdiv(out.size, 4), CONFIG["BLOCK"]),)
+    launch.run(normal_kernel, grid, out, state, SIZE=out.size, **CONFIG)
+
+
+def gather(data: Array, index: Array, out: Array) -> None:
+    """out[n] = data[index[n]] 2 / 255 - 1: a batch of uint8 images as values in [-1, 1]; index (N,) int32, within data."""
+    row = out.size // len(out)
+    launch.fit((len(index), len(out)), (data.size // len(data), row))
+    grid = (launch.cdiv(out.size, CONFIG["BLOCK"]),)
+    launch.run(gather_kernel, grid, data, index, out, SIZE=out.size, ROW=row, **CONFIG)
+
+
+def _philox(seed: int, words: list[np.ndarray]) -> list[np.ndarray]:
+    """The ten rounds, on 32-bit words held in uint64."""
+    mask, key = np.uint64(0xFFFFFFFF), [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        a, b = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        words = [
+            (b >> np.uint64(32)) ^ words[1] ^ np.uint64(key[0]), b & mask,
+            (a >> np.uint64(32)) ^ words[3] ^ np.uint64(key[1]), a & mask,
+        ]  # fmt: skip
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return words
+
+
+def _normal_reference(out, state):
+    seed, step = int(state[0]), int(state[1])
+    count = np.arange(launch.cdiv(out.size, 4), dtype=np.uint64)
+    words = _philox(seed, [count, *(np.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, 0))])
+    u, angle = (
+        ((word >> np.uint64(9)).astype(np.float64) + 0.5) * 2**-23 for word in (np.stack(words[::2]), np.stack(words[1::2]))
+    )
+    pairs = np.sqrt(-2 * np.log(u)) * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)])
+    out[...] = pairs.swapaxes(0, 1).reshape(-1)[: out.size].reshape(out.shape)
+
+
+def _gather_reference(data, index, out):
+    out[...] = data[index.astype(np.int64)] * (2 / 255) - 1
+
+
+def _make_normal(array, shape, step):
+    state = array(2, dtype="int64")
+    state[:] = 2**40 + 5, step
+    return (array(*shape), state), {}
+
+
+SPECS = (
+    Spec(
+        name="normal",
+        wrapper=normal,
+        reference=_normal_reference,
+        make=_make_normal,
+        cases=({"shape": (13, 103), "step": 3}, {"shape": (1, 1), "step": 2**33 + 1}),
+        benchmarks=({"shape": (128, 100), "step": 1},),
+        traffic=lambda itemsize, shape, step: itemsize * shape[0] * shape[1],
+        flops=lambda shape, step: 40 * shape[0] * shape[1],
+        compiles=(("bfloat16", {"shape": (128, 100), "step": 1}, {}),),
+        writes=(0,),
+    ),
+    Spec(
+        name="gather",
+        wrapper=gather,
+        reference=_gather_reference,
+        make=lambda array, images, N, row: ((array(images, row, dtype="uint8"), array(N, dtype="int32"), array(N, row)), {}),
+        cases=({"images": 100, "N": 7, "row": 211},),
+        benchmarks=({"images": 60000, "N": 128, "row": 64 * 64 * 3},),
+        traffic=lambda itemsize, images, N, row: (1 + itemsize) * N * row,
+        flops=lambda images, N, row: 2 * N * row,
+        compiles=(("bfloat16", {"images": 100, "N": 128, "row": 64 * 64 * 3}, {}),),
+        writes=(2,),
+    ),
+)

@@ -1,0 +1,151 @@
+"""Every configuration of every kernel compiled for sm_80, sm_90 and sm_100, without a GPU: shared memory, spills, tensor cores.
+
+python tests/test_kernels_compile.py        compiles all of them and prints the table
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import triton
+
+from rawgan.kernels import launch, specs
+
+HERE = Path(__file__).parent
+BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes that one block may use
+TENSOR_CORE = r"\b(HMMA|HGMMA|UTCHMMA)\b"
+ROWS = [(name, i, capability) for name, spec in specs().items() for i in range(len(spec.compiles)) for capability in SHARED]
+
+
+def tool(name, *arguments):
+    return subprocess.run([BIN / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def inspect(compiled):
+    """What ptxas made of a kernel: registers, stack, instructions in all and in the step of its main loop."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", tool("cuobjdump", "--dump-resource-usage", file.name))
+        sass = tool("nvdisasm", "-c", file.name)
+    registers, stack, local = map(int, usage.groups())
+    code = instructions(sass)
+    return {
+        "kernel": compiled.metadata.name,
+        "registers": registers,
+        "stack": stack + local,
+        "shared": compiled.metadata.shared,
+        "instructions": len(code),
+        "step": main_loop(code),
+        "tensor_core": sorted({m[1] for text, _ in code if (m := re.search(TENSOR_CORE, text))}),
+    }
+
+
+def instructions(sass):
+    """[(instruction, index of the one it jumps to or None), ...] from a disassembly."""
+    code, labels = [], {}
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            code.append(instruction[1])
+    jumps = [re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", text) for text in code]
+    return [(text, labels.get(jump[1]) if jump else None) for text, jump in zip(code, jumps)]
+
+
+def main_loop(code):
+    """How many instructions the shortest loop has that multiplies matrices (on tensor cores, else with FFMA); 0 without."""
+    loops = [code[start : end + 1] for end, (_, start) in enumerate(code) if start is not None and start < end]
+    for product in (TENSOR_CORE, r"\bFFMA2?\b"):
+        steps = [len(loop) for loop in loops if any(re.search(product, text) for text, _ in loop)]
+        if steps:
+            return min(steps)
+    return 0
+
+
+def compile_row(name, i, capability):
+    """One kernel launch of a Spec, compiled: what `inspect` says of each kernel in it. Arrays are never touched."""
+    spec = specs()[name]
+    dtype, case, how = spec.compiles[i]
+
+    def array(*shape, dtype=dtype):
+        return np.zeros(shape, "uint16" if dtype == "bfloat16" else dtype)
+
+    args, options = spec.make(array, **case)
+    with launch.compile_only(capability) as compiled:
+        spec.wrapper(*args, **options, **how)
+    return [inspect(kernel) for kernel in compiled]
+
+
+def compile_all(rows):
+    """{row: kernels}, from two processes."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+
+    def work(part):
+        command, numbers = [sys.executable, __file__, "-"], [ROWS.index(row) for row in rows[part::2]]
+        done = subprocess.run(command, input=json.dumps(numbers), capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return zip(rows[part::2], json.loads(done.stdout))
+
+    with ThreadPoolExecutor(2) as pool:
+        return {row: kernels for part in pool.map(work, range(2)) for row, kernels in part}
+
+
+@pytest.fixture(scope="session")
+def compiled(request):
+    """What was compiled for the tests that were selected."""
+    chosen = [item.callspec.params for item in request.session.items if "compiled" in item.fixturenames]
+    return compile_all([(row["name"], row["i"], row["capability"]) for row in chosen])
+
+
+@pytest.mark.parametrize("name, i, capability", ROWS)
+def test_compiles_within_the_machine(compiled, name, i, capability):
+    dtype, _, how = specs()[name].compiles[i]
+    kernels = compiled[name, i, capability]
+    assert isinstance(kernels, list) and kernels, kernels
+    for kernel in kernels:
+        assert kernel["stack"] == 0, f"spills: {kernel}"
+        assert kernel["shared"] <= SHARED[capability], f"too much shared memory: {kernel}"
+    if specs()[name].form and not (dtype == "float32" and how["precision"] == "ieee"):
+        assert kernels[0]["tensor_core"], f"no tensor cores: {kernels[0]}"
+
+
+def describe(row, kernel):
+    name, i, capability = row
+    dtype, case, how = specs()[name].compiles[i]
+    tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
+    numbers = (kernel["registers"], kernel["shared"], kernel["instructions"], kernel["step"])
+    shape = " ".join(f"{key}={value}" for key, value in case.items())
+    return f"{kernel['kernel']:16} sm_{capability:<4} {dtype:9} {how.get('precision', ''):7} {tile:11} " + (
+        "{:9} {:7} {:6} {:5}  ".format(*numbers) + f"{','.join(kernel['tensor_core']):8} {shape}"
+    )
+
+
+def main():
+    print(f"{'kernel':16} {'target':7} {'dtype':9} {'products':7} {'tile':11} registers  shared  instr  step  tensor   shape")
+    for row, kernels in compile_all(ROWS).items():
+        for kernel in kernels:
+            print(describe(row, kernel))
+
+
+def attempt(row):
+    try:
+        return compile_row(*row)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        main()
+    else:
+        json.dump([attempt(ROWS[number]) for number in json.load(sys.stdin)], sys.stdout)

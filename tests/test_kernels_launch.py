@@ -1,0 +1,90 @@
+"""The launch on CuPy arrays, without a GPU: a CUDA driver of a few lines in C writes down what it is asked to launch.
+
+It shows that Triton's launcher gets CuPy's stream, the arrays' addresses and the grid, and that a repeat passes the JIT by; what a
+kernel computes is shown elsewhere.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRIVER = r"""
+#include <stdio.h>
+typedef struct { unsigned grid[3], block[3], shared; void *stream; } Config;
+int cuLaunchKernelEx(const Config *c, void *function, void **params, void **extra) {
+  printf("launch grid %u %u %u stream %p pointers %llx %llx\n", c->grid[0], c->grid[1], c->grid[2], c->stream,
+         *(unsigned long long *)params[0], *(unsigned long long *)params[1]);
+  return fflush(stdout);
+}
+int cuPointerGetAttribute(unsigned long long *p, int attribute, unsigned long long address) { *p = address; return 0; }
+int cuDeviceGetAttribute(int *v, int attribute, int device) { *v = attribute == 75 ? 9 : attribute == 76 ? 0 : 65536; return 0; }
+int cuFuncGetAttribute(int *v, int attribute, void *function) { *v = attribute == 0 ? 1024 : 0; return 0; }
+int cuCtxGetCurrent(void **p) { *p = (void *)1; return 0; }
+int cuModuleLoadData(void **p, const void *image) { *p = (void *)1; return 0; }
+int cuModuleGetFunction(void **p, void *module, const char *name) { *p = (void *)1; return 0; }
+#define NOTHING(name) int name() { return 0; }
+NOTHING(cuInit) NOTHING(cuDeviceGet) NOTHING(cuCtxSetCurrent) NOTHING(cuCtxGetDevice) NOTHING(cuCtxSetLimit)
+NOTHING(cuCtxGetLimit) NOTHING(cuDevicePrimaryCtxRetain) NOTHING(cuFuncSetAttribute) NOTHING(cuFuncSetCacheConfig)
+NOTHING(cuModuleUnload) NOTHING(cuGetErrorString) NOTHING(cuDriverGetVersion) NOTHING(cuDeviceGetCount)
+NOTHING(cuStreamIsCapturing) NOTHING(cuPointerGetAttributes) NOTHING(cuOccupancyMaxActiveClusters)
+NOTHING(cuTensorMapEncodeTiled) NOTHING(cuTensorMapEncodeIm2col)
+"""
+
+PROGRAM = r"""
+import sys
+from types import SimpleNamespace as Names
+import numpy as np
+from rawgan import backend
+from rawgan.kernels import kernels, launch
+
+stream = Names(ptr=0x700)
+cuda = Names(
+    runtime=Names(getDevice=lambda: 0), Device=lambda n: Names(compute_capability="90"), get_current_stream=lambda: stream
+)
+class Array:  # as much of a cupy.ndarray as a launch looks at
+    __module__ = "cupy"
+    def __init__(self, shape, dtype, address=0x2000):
+        self.shape, self.dtype, self.size, self.ndim = shape, np.dtype(dtype), int(np.prod(shape)), len(shape)
+        self.data, self.device = Names(ptr=address), cuda.Device(0)
+        self.flags = Names(c_contiguous=True)
+class Cupy:
+    def __init__(self):
+        self.cuda, self.empty = cuda, Array
+backend._cupy = lambda cupy=Cupy(): (cupy, "")
+
+kernels.relu(Array((3000,), "uint16", 0x1000))
+jit = launch.run.__globals__["triton"].runtime.jit.JITFunction
+jit.run = None  # from here on a launch through the JIT fails
+stream.ptr = 0x900
+kernels.relu(Array((3000,), "uint16", 0x4000))
+try:
+    kernels.relu(Array((3000,), "uint16", 0x1002))  # not aligned: another kernel
+except TypeError:
+    print("compiles again")
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("gcc")), reason="needs Linux and a C compiler")
+def test_launch_from_cupy_arrays(tmp_path):
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "TRITON_LIBCUDA_PATH": str(tmp_path),
+        "TRITON_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "launch grid 3 1 1 stream 0x700 pointers 1000 2000",
+        "launch grid 3 1 1 stream 0x900 pointers 4000 2000",
+        "compiles again",
+        "False",
+    ]
