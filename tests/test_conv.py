@@ -219,7 +219,9 @@ def test_repr(layer, want):
 
 @pytest.mark.parametrize("stride, output_padding", [(2, -1), (1, 1), (2, 2), ((2, 3), (1, 3)), ((2, 3), 2)])
 def test_output_padding_is_below_the_stride(stride, output_padding):
-    with pytest.raises(ValueError, match=r"ConvTranspose2d\(2, 3, 4.*output_padding must be at least 0 and smaller than the stride"):
+    with pytest.raises(
+        ValueError, match=r"ConvTranspose2d\(2, 3, 4.*output_padding must be at least 0 and smaller than the stride"
+    ):
         ConvTranspose2d(2, 3, 4, stride, 1, output_padding)
 
 
