@@ -1,0 +1,151 @@
+"""Mode collapse and its cure, in the plane: a plain GAN and a WGAN-GP learn the same mixture of Gaussians.
+
+python examples/toy_modes.py
+python examples/toy_modes.py --distribution grid --seed 1
+"""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+
+from rawgan.errors import UserError
+from rawgan.gan import GAN
+from rawgan.init import he_uniform
+from rawgan.layers import Parameters
+from rawgan.losses import BCE, Wasserstein
+from rawgan.optim import Adam
+from rawgan.penalties import WGANGP
+from rawgan.random import Random
+from rawgan.toys import TOYS, Mixture, count_modes, critic, generator
+from rawgan.training.command import run_command
+from rawgan.training.loop import progress_bar
+from rawgan.training.run import free_folder, write_whole
+
+# What both have in common. The rate falls to 0, so that the points settle; the betas are those of Gulrajani et al. 2017
+BATCH, RATE, BETAS = 128, 2e-3, (0.0, 0.9)
+# What differs: the objective, the penalty, and how often the critic moves. A weight of 1 in the place of 10 is enough in the plane
+PLAYERS = {"GAN": (BCE(), None, 1), "WGAN-GP": (Wasserstein(), WGANGP(1), 3)}
+LAST = 100  # critic steps that are the end of training: the reported gradient norm is the mean over them
+SAMPLES = 2500  # drawn to count modes
+
+
+class Player:
+    """One of PLAYERS on a toy distribution, and what its training leaves: `norms`, one number per critic step,
+
+        mean over n of |d D(x[n]) / d x[n]|,  x[n] between a real and a fake point, in units of the toy's spread
+    """
+
+    def __init__(self, name: str, toy: Mixture, seed: int):
+        self.name, self.toy, self.random, self.norms = name, toy, Random(seed), []
+        objective, penalty, self.critic_steps = PLAYERS[name]
+        nets = {"generator": generator(), "critic": critic()}
+        for who, net in nets.items():
+            he_uniform(net, self.random.stream(f"{who} weights"))
+        optimizers = [Adam(Parameters(net), RATE, BETAS) for net in nets.values()]
+        self.gan = GAN(*nets.values(), objective, *optimizers, penalty, rng=self.random.stream("penalty"))
+
+    def train(self, steps: int) -> None:
+        """`steps` steps of the generator, each after the critic's."""
+        gan = self.gan
+        with progress_bar(steps) as bar:
+            bar.set_description(f"{self.name:7}")
+            for step in range(steps):
+                gan.generator_optimizer.lr = gan.discriminator_optimizer.lr = RATE * (1 - step / steps)
+                for _ in range(self.critic_steps):
+                    real = self.toy(self.random.stream("real"), BATCH) / self.toy.spread
+                    fake, cache = gan.generate(self.z(BATCH))
+                    if gan.penalty is None:  # measured alone
+                        norm = WGANGP()(gan.discriminator, WGANGP().points(real, fake, gan.rng))[2].mean()
+                        gan.discriminator_step(real, fake)
+                    else:
+                        norm = gan.discriminator_step(real, fake)["gradient_norm"]
+                    self.norms.append(float(norm))
+                gan.generator_step(fake, cache)
+                bar.update()
+
+    def z(self, n: int, stream: str = "z") -> np.ndarray:
+        return self.random.stream(stream).standard_normal((n, 2), dtype=np.float32)
+
+    def sample(self, n: int = SAMPLES) -> np.ndarray:
+        """Points (n, 2) in the toy's units."""
+        return self.gan.generate(self.z(n, "samples"), train=False)[0] * self.toy.spread
+
+    def surface(self, x: np.ndarray) -> np.ndarray:
+        """D's score at points x (..., 2) in the toy's units."""
+        flat = (x.reshape(-1, 2) / self.toy.spread).astype(np.float32)
+        return self.gan.discriminator.forward(flat, train=False)[0].reshape(x.shape[:-1])
+
+    def last_norm(self) -> float:
+        """The mean gradient norm at the end of training: over the last 100 critic steps."""
+        return float(np.mean(self.norms[-LAST:]))
+
+
+def draw_samples(axes, player: Player) -> str:
+    """Samples over the contours of D's score, every missed mode in a red ring. Returns the counts in words."""
+    toy, x = player.toy, player.sample()
+    modes, good = count_modes(x, toy.centres, toy.std)
+    said = f"{modes} of {len(toy.centres)} modes, {good:.0%} of the points within 3 std of one"
+    missed = np.array([c for c in toy.centres if not count_modes(x, c[None], toy.std)[0]]).reshape(-1, 2)
+    edge = 1.4 * toy.centres.max()
+    plane = np.stack(np.meshgrid(*2 * [np.linspace(-edge, edge, 200)]), -1)
+    axes.contourf(plane[..., 0], plane[..., 1], player.surface(plane), levels=24, cmap="Blues_r", alpha=0.75)
+    axes.scatter(*x.T, s=3, color="#ff8c1a", linewidths=0, label="generated")
+    axes.scatter(*missed.T, s=150, facecolors="none", edgecolors="crimson", linewidths=1.6, label="missed mode")
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=f"{player.name}\n{said}")
+    return said
+
+
+def draw_norms(axes, players: list[Player]) -> None:
+    """The gradient norms over the course of training, averaged over the last 100 critic steps, on a logarithmic axis."""
+    axes.axhspan(0.9, 1.1, color="0.85", label="0.9 to 1.1")
+    for player, color in zip(players, ("crimson", "tab:blue")):
+        window = min(LAST, len(player.norms))
+        mean = np.convolve(player.norms, np.full(window, 1 / window), "valid")
+        axes.plot(np.linspace(0, 1, len(mean)), mean, color=color, label=player.name)
+    axes.set(yscale="log", xlabel="part of training", title="gradient norm of D between real and fake")
+    axes.legend()
+
+
+def command(
+    distribution: Annotated[str, typer.Option(help=" or ".join(TOYS))] = "ring",
+    steps: Annotated[int, typer.Option(min=1, help="training steps of each generator")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same picture")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the picture, a new PNG; runs/toy-DISTRIBUTION-NNN/modes.png unless given")] = None,
+):
+    """Draws what a GAN and a WGAN-GP learn of 8 Gaussians in a ring, or of 25 in a grid, and counts the modes that they cover."""
+    if distribution not in TOYS:
+        raise UserError(f"there is no distribution {distribution!r}: choose {' or '.join(TOYS)}")
+    out = out or free_folder(Path("runs") / f"toy-{distribution}") / "modes.png"
+    if out.exists():
+        raise UserError(f"{out} is there already; give --out another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {out.parent} cannot be made: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"nothing can be written into {out.parent}; give --out another folder")
+
+    players = [Player(name, TOYS[distribution], seed) for name in PLAYERS]
+    figure = Figure(figsize=(15, 5.2), layout="constrained")
+    *samples, norms = figure.subplots(1, 3)
+    for player, axes in zip(players, samples):
+        player.train(steps)
+        said = draw_samples(axes, player)
+        print(f"{player.name}: {said}; mean gradient norm {player.last_norm():.3f} over the last {LAST} critic steps", flush=True)
+    draw_norms(norms, players)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    write_whole(out, png.getvalue())
+    print(f"The picture is {out}")
+
+
+if __name__ == "__main__":
+    run_command(command)
