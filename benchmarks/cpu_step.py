@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -29,19 +30,24 @@ LIBRARIES = ("rawgan", "torch")
 
 
 class Case(NamedTuple):
-    """A recipe at a size and width, how many steps make a round, and how many times PyTorch's time a step may take."""
+    """A recipe at a size and width, how many steps make a round, and how many times PyTorch's time a step may take.
+
+    `plain` is the common step with the recipe's networks and optimizers: D on real, D on fake, G on the same fakes.
+    """
 
     recipe: str
     size: int
     width: int
     steps: int
-    target: float
+    target: float | None
+    plain: bool = False
 
 
 CASES = {
     "dcgan-32 width 64": Case("dcgan", 32, 64, 4, 1.5),
-    "dcgan-32 width 32": Case("dcgan", 32, 32, 8, 1.5),
-    "atienza_dcgan": Case("atienza_dcgan", 28, 32, 2, 2.0),
+    "dcgan-32 width 32": Case("dcgan", 32, 32, 8, None),
+    "atienza_dcgan": Case("atienza_dcgan", 28, 32, 2, 2.0, plain=True),
+    "atienza_dcgan, book": Case("atienza_dcgan", 28, 32, 2, None),
     "wgan_gp critic": Case("wgan_gp", 32, 64, 4, 1.3),
 }
 
@@ -56,6 +62,8 @@ def rawgan_step(case: Case) -> tuple[Step, int]:
     from rawgan.random import Random
 
     recipe, rng = RECIPES[case.recipe], np.random.default_rng(0)
+    if case.plain:
+        recipe = replace(recipe, joint=False, fresh_z=False, train_fakes=True)
     gan = recipe.build(Random(0), case.size, 1, case.width)
     low = 0 if recipe.pixels == "unit" else -1
     reals = [rng.uniform(low, 1, (BATCH, case.size, case.size, 1)).astype(np.float32)]
@@ -72,7 +80,7 @@ def torch_step(case: Case) -> tuple[Step, int]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    G, D, step = {"dcgan": torch_dcgan, "atienza_dcgan": torch_atienza, "wgan_gp": torch_wgan_gp}[case.recipe](case.width)
+    G, D, step = {"dcgan": torch_dcgan, "atienza_dcgan": torch_atienza, "wgan_gp": torch_wgan_gp}[case.recipe](case)
     return step, sum(p.numel() for net in (G, D) for p in net.parameters())
 
 
@@ -105,11 +113,11 @@ def torch_dcgan_nets(width: int, normalised: bool):
     return G, D
 
 
-def torch_wgan_gp(width: int):
+def torch_wgan_gp(case: Case):
     """One critic step of Gulrajani et al.: the penalty by autograd through autograd, Adam."""
     import torch
 
-    G, D = torch_dcgan_nets(width, normalised=False)
+    G, D = torch_dcgan_nets(case.width, normalised=False)
     adam = torch.optim.Adam(D.parameters(), 1e-4, (0.0, 0.9))
     real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
 
@@ -127,12 +135,12 @@ def torch_wgan_gp(width: int):
     return G, D, step
 
 
-def torch_dcgan(width: int):
+def torch_dcgan(case: Case):
     """pytorch/examples/dcgan: real and fake in passes of their own, Adam."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-    G, D = torch_dcgan_nets(width, normalised=True)
+    G, D = torch_dcgan_nets(case.width, normalised=True)
     g_adam, d_adam = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (G, D))
     real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
     ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)
@@ -150,7 +158,7 @@ def torch_dcgan(width: int):
     return G, D, step
 
 
-def torch_atienza(width: int):
+def torch_atienza(case: Case):
     """The book's: D on one batch of real images and of fakes that G made in inference mode, G on z of its own, RMSprop."""
     import torch
     from torch import nn
@@ -159,7 +167,7 @@ def torch_atienza(width: int):
     def norm(C):
         return nn.BatchNorm2d(C, 1e-3, 0.01)
 
-    w = width
+    w = case.width
     G = nn.Sequential(
         nn.Linear(100, 7 * 7 * 4 * w), nn.Unflatten(1, (4 * w, 7, 7)),
         norm(4 * w), nn.ReLU(True), nn.ConvTranspose2d(4 * w, 4 * w, 5, 2, 2, 1),
@@ -177,7 +185,18 @@ def torch_atienza(width: int):
     g_rmsprop = torch.optim.RMSprop(G.parameters(), 1e-4, 0.9, 1e-7)
     d_rmsprop = torch.optim.RMSprop(D.parameters(), 2e-4, 0.9, 1e-7)
     real, z, own = torch.rand(BATCH, 1, 28, 28), *(torch.rand(2, BATCH, 100) * 2 - 1)
-    ones, labels = torch.ones(BATCH), torch.cat([torch.ones(BATCH), torch.zeros(BATCH)])
+    ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)
+    labels = torch.cat([ones, zeros])
+
+    def plain_step():
+        d_rmsprop.zero_grad()
+        bce(D(real), ones).backward()
+        fake = G(z)
+        bce(D(fake.detach()), zeros).backward()
+        d_rmsprop.step()
+        g_rmsprop.zero_grad()
+        bce(D(fake), ones).backward()
+        g_rmsprop.step()
 
     def step():
         G.eval()
@@ -191,7 +210,7 @@ def torch_atienza(width: int):
         bce(D(G(own)), ones).backward()
         g_rmsprop.step()
 
-    return G, D, step
+    return G, D, plain_step if case.plain else step
 
 
 def work(library: str, name: str) -> None:
@@ -317,14 +336,14 @@ def main() -> None:
     print(f"{result['cpu']}, {len(cores)} threads, commit {result['commit']}")
     if result["load_before"] > 0.5:
         print(f"warning: other programs keep {result['load_before']} cores busy, the figures are not to be kept", file=sys.stderr)
-    print(f"{'case':<20}{'rawgan':>12}{'PyTorch':>12}{'ratio':>8}  {'min-max':<14}{'target':>6}")
+    print(f"{'case':<22}{'rawgan':>12}{'PyTorch':>12}{'ratio':>8}  {'min-max':<14}{'target':>6}")
     for name in args.case:
         steps, warm_up = (1, 1) if args.dry_run else (CASES[name].steps, 3)
         row = measure(name, cores, result["rounds"], steps, warm_up)
         result["cases"].append(row)
         spread = f"{row['ratio_min']:.2f}-{row['ratio_max']:.2f}"
         times = f"{row['rawgan_ms']:>9.1f} ms{row['torch_ms']:>9.1f} ms"
-        print(f"{name:<20}{times}{row['ratio']:>8.2f}  {spread:<14}{row['target']:>6.1f}", flush=True)
+        print(f"{name:<22}{times}{row['ratio']:>8.2f}  {spread:<14}{row['target'] or '-':>6}", flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")

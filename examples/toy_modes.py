@@ -29,7 +29,7 @@ from rawgan.training.command import run_command
 from rawgan.training.loop import progress_bar
 from rawgan.training.run import free_folder, write_whole
 
-# What both have in common. The rate falls to 0, so that the points settle; the betas are those of Gulrajani et al. 2017
+# What both have in common. The rate falls to 0, so that the points settle; the betas are Gulrajani et al.'s
 BATCH, RATE, BETAS = 128, 2e-3, (0.0, 0.9)
 # What differs: the objective, the penalty, and how often the critic moves. A weight of 1 in the place of 10 is enough in the plane
 PLAYERS = {"GAN": (BCE(), None, 1), "WGAN-GP": (Wasserstein(), WGANGP(1), 3)}
@@ -38,9 +38,11 @@ SAMPLES = 2500  # drawn to count modes
 
 
 class Player:
-    """One of PLAYERS on a toy distribution, and what its training leaves: `norms`, one number per critic step,
+    """One of PLAYERS on a toy distribution, and what its training leaves: a number per critic step.
 
-        mean over n of |d D(x[n]) / d x[n]|,  x[n] between a real and a fake point, in units of the toy's spread
+        norms[t] = mean over n of |d D(x[n]) / d x[n]|
+
+    The points x[n] lie between real and fake ones, and are in units of the toy's spread, as everything that the networks see.
     """
 
     def __init__(self, name: str, toy: Mixture, seed: int):
@@ -54,7 +56,7 @@ class Player:
 
     def train(self, steps: int) -> None:
         """`steps` steps of the generator, each after the critic's."""
-        gan = self.gan
+        gan, measure = self.gan, WGANGP()
         with progress_bar(steps) as bar:
             bar.set_description(f"{self.name:7}")
             for step in range(steps):
@@ -62,12 +64,12 @@ class Player:
                 for _ in range(self.critic_steps):
                     real = self.toy(self.random.stream("real"), BATCH) / self.toy.spread
                     fake, cache = gan.generate(self.z(BATCH))
-                    if gan.penalty is None:  # measured alone
-                        norm = WGANGP()(gan.discriminator, WGANGP().points(real, fake, gan.rng))[2].mean()
-                        gan.discriminator_step(real, fake)
+                    if gan.penalty is None:  # measured as with a penalty, but not learned from
+                        _, _, norms = measure(gan.discriminator, measure.points(real, fake, gan.rng))
+                        said = {"gradient_norm": norms.mean()} | gan.discriminator_step(real, fake)
                     else:
-                        norm = gan.discriminator_step(real, fake)["gradient_norm"]
-                    self.norms.append(float(norm))
+                        said = gan.discriminator_step(real, fake)
+                    self.norms.append(float(said["gradient_norm"]))
                 gan.generator_step(fake, cache)
                 bar.update()
 
@@ -89,41 +91,47 @@ class Player:
 
 
 def draw_samples(axes, player: Player) -> str:
-    """Samples over the contours of D's score, every missed mode in a red ring. Returns the counts in words."""
+    """Samples over the contours of D's score, every missed mode in a red ring. Returns its title, which counts."""
     toy, x = player.toy, player.sample()
     modes, good = count_modes(x, toy.centres, toy.std)
-    said = f"{modes} of {len(toy.centres)} modes, {good:.0%} of the points within 3 std of one"
-    missed = np.array([c for c in toy.centres if not count_modes(x, c[None], toy.std)[0]]).reshape(-1, 2)
+    missed = [c for c in toy.centres if not count_modes(x, c[None], toy.std)[0]]
     edge = 1.4 * toy.centres.max()
     plane = np.stack(np.meshgrid(*2 * [np.linspace(-edge, edge, 200)]), -1)
     axes.contourf(plane[..., 0], plane[..., 1], player.surface(plane), levels=24, cmap="Blues_r", alpha=0.75)
-    axes.scatter(*x.T, s=3, color="#ff8c1a", linewidths=0, label="generated")
-    axes.scatter(*missed.T, s=150, facecolors="none", edgecolors="crimson", linewidths=1.6, label="missed mode")
-    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=f"{player.name}\n{said}")
+    axes.scatter(*x.T, s=4, color="#f76707", linewidths=0)
+    axes.scatter(*np.reshape(missed, (-1, 2)).T, s=160, facecolors="none", edgecolors="crimson", linewidths=1.8)
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
+    axes.set_xlabel("orange: generated; light: D says real; ring: missed mode")
+    said = f"{player.name}: {modes} of {len(toy.centres)} modes, {good:.0%} of points within 3 std"
+    axes.set_title(said, fontsize=13)
     return said
 
 
 def draw_norms(axes, players: list[Player]) -> None:
     """The gradient norms over the course of training, averaged over the last 100 critic steps, on a logarithmic axis."""
-    axes.axhspan(0.9, 1.1, color="0.85", label="0.9 to 1.1")
+    axes.axhspan(0.9, 1.1, color="0.88", label="0.9 to 1.1")
     for player, color in zip(players, ("crimson", "tab:blue")):
         window = min(LAST, len(player.norms))
         mean = np.convolve(player.norms, np.full(window, 1 / window), "valid")
-        axes.plot(np.linspace(0, 1, len(mean)), mean, color=color, label=player.name)
-    axes.set(yscale="log", xlabel="part of training", title="gradient norm of D between real and fake")
-    axes.legend()
+        axes.plot(np.linspace(0, 100, len(mean)), mean, color=color, label=player.name)
+    axes.set(yscale="log", ylim=(0.5, 200), yticks=(1, 10, 100), yticklabels=(1, 10, 100), xlabel="% of training done")
+    axes.set_title("|gradient of D| between real and fake", fontsize=13)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
 
 
 def command(
     distribution: Annotated[str, typer.Option(help=" or ".join(TOYS))] = "ring",
     steps: Annotated[int, typer.Option(min=1, help="training steps of each generator")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same picture")] = 0,
-    out: Annotated[Path | None, typer.Option(help="the picture, a new PNG; runs/toy-DISTRIBUTION-NNN/modes.png unless given")] = None,
+    out: Annotated[Path | None, typer.Option(help="the PNG to write; runs/toy-DISTRIBUTION-NNN/modes.png unless given")] = None,
 ):
     """Draws what a GAN and a WGAN-GP learn of 8 Gaussians in a ring, or of 25 in a grid, and counts the modes that they cover."""
     if distribution not in TOYS:
         raise UserError(f"there is no distribution {distribution!r}: choose {' or '.join(TOYS)}")
     out = out or free_folder(Path("runs") / f"toy-{distribution}") / "modes.png"
+    if out.suffix.lower() != ".png":
+        raise UserError(f"the picture is a PNG, but {out} does not end in .png")
     if out.exists():
         raise UserError(f"{out} is there already; give --out another name")
     try:
@@ -139,7 +147,7 @@ def command(
     for player, axes in zip(players, samples):
         player.train(steps)
         said = draw_samples(axes, player)
-        print(f"{player.name}: {said}; mean gradient norm {player.last_norm():.3f} over the last {LAST} critic steps", flush=True)
+        print(f"{said}; mean gradient norm of the last {LAST} critic steps {player.last_norm():.3f}", flush=True)
     draw_norms(norms, players)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
