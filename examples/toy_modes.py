@@ -103,7 +103,7 @@ def draw_samples(axes, player: Player) -> str:
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
     axes.set_xlabel("orange: generated; light: D says real; ring: missed mode")
     said = f"{player.name}: {modes} of {len(toy.centres)} modes, {good:.0%} of points within 3 std"
-    axes.set_title(said, fontsize=13)
+    axes.set_title(said, fontsize=12)
     return said
 
 
@@ -115,7 +115,7 @@ def draw_norms(axes, players: list[Player]) -> None:
         mean = np.convolve(player.norms, np.full(window, 1 / window), "valid")
         axes.plot(np.linspace(0, 100, len(mean)), mean, color=color, label=player.name)
     axes.set(yscale="log", ylim=(0.5, 200), yticks=(1, 10, 100), yticklabels=(1, 10, 100), xlabel="% of training done")
-    axes.set_title("|gradient of D| between real and fake", fontsize=13)
+    axes.set_title("|gradient of D| between real and fake", fontsize=12)
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")
 
