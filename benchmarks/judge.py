@@ -5,7 +5,6 @@ with the same weights file (`Judge.sha256`). `python -m benchmarks.judge` prints
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rawgan.data.idx import read_folder
+
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian package dataset-fashion-mnist
 WEIGHTS = Path(__file__).parent / "results" / "judge_fashion_mnist.safetensors"
 EPOCHS, BATCH, LEARNING_RATE, SEED = 10, 64, 1e-3, 0
@@ -25,21 +26,9 @@ MARKS = (250, 1000, 2000, 4000)  # training steps after which a generator is jud
 SAMPLES, LATENT, SAMPLE_SEED, SAMPLE_BATCH = 10_000, 100, 20_260_101, 500
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Read a gzipped IDX file of unsigned bytes: images (N, 28, 28) or labels (N,)."""
-    with gzip.open(path) as file:
-        data = file.read()
-    if data[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
-    rank = data[3]
-    shape = np.frombuffer(data, ">u4", count=rank, offset=4).astype(np.int64)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
 def fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> tuple[np.ndarray, np.ndarray]:
     """Return uint8 images (N, 28, 28) and labels (N,) of `split`: "train" (60,000) or "t10k" (10,000)."""
-    folder = Path(folder)
-    return read_idx(folder / f"{split}-images-idx3-ubyte.gz"), read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
+    return read_folder(Path(folder), {"train": "train", "t10k": "test"}[split])
 
 
 def to_input(images: np.ndarray) -> torch.Tensor:
