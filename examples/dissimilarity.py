@@ -15,10 +15,9 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from rawgan.errors import UserError
 from rawgan.metrics.dissimilarity import earth_movers, jensen_shannon, kl, total_variation
 from rawgan.training.command import run_command
-from rawgan.training.run import free_folder, write_whole
+from rawgan.training.run import free_folder, prepare_picture, write_whole
 
 X = np.arange(-75, 376) / 100  # the common grid
 THETA = np.arange(0, 301) / 100  # how far q is to the right of p
@@ -71,14 +70,7 @@ def command(
 ):
     """Draws two distributions that move apart, and what four measures of dissimilarity see of it."""
     out = out or free_folder(Path("runs") / "dissimilarity") / "measures.png"
-    if out.suffix.lower() != ".png":
-        raise UserError(f"the picture is a PNG, but {out} does not end in .png")
-    if out.exists():
-        raise UserError(f"{out} is there already; give --out another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out.parent} cannot be made: {error.strerror}") from error
+    prepare_picture(out)
     png = io.BytesIO()
     draw().savefig(png, format="png", dpi=120)
     write_whole(out, png.getvalue())

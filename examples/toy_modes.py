@@ -27,7 +27,7 @@ from rawgan.random import Random
 from rawgan.toys import TOYS, Mixture, count_modes, critic, generator
 from rawgan.training.command import run_command
 from rawgan.training.loop import progress_bar
-from rawgan.training.run import free_folder, write_whole
+from rawgan.training.run import free_folder, prepare_picture, write_whole
 
 # What both have in common. The rate falls to 0, so that the points settle; the betas are Gulrajani et al.'s
 BATCH, RATE, BETAS = 128, 2e-3, (0.0, 0.9)
@@ -130,14 +130,7 @@ def command(
     if distribution not in TOYS:
         raise UserError(f"there is no distribution {distribution!r}: choose {' or '.join(TOYS)}")
     out = out or free_folder(Path("runs") / f"toy-{distribution}") / "modes.png"
-    if out.suffix.lower() != ".png":
-        raise UserError(f"the picture is a PNG, but {out} does not end in .png")
-    if out.exists():
-        raise UserError(f"{out} is there already; give --out another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {out.parent} cannot be made: {error.strerror}") from error
+    prepare_picture(out)
     if not os.access(out.parent, os.W_OK):
         raise UserError(f"nothing can be written into {out.parent}; give --out another folder")
 

@@ -33,6 +33,18 @@ def write_whole(path: Path, content: bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def prepare_picture(path: Path) -> None:
+    """Makes the folder of a PNG that is to be written. Raises UserError for another suffix, and where the file is there already."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"the picture is a PNG, but {path} does not end in .png")
+    if path.exists():
+        raise UserError(f"{path} is there already; give --out another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
+
+
 def free_folder(stem: Path) -> Path:
     """The first of stem-001, stem-002, ... that does not exist."""
     n = 1
