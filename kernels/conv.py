@@ -17,7 +17,7 @@ from rawgan.backend import Array
 from rawgan.kernels import conv_descriptor as descriptor
 from rawgan.kernels import conv_pointer as pointer
 from rawgan.kernels import launch
-from rawgan.kernels.conv_descriptor import Sizes, box, image_box, tile_of, tiles_of
+from rawgan.kernels.conv_descriptor import Sizes, box, connected, image_box, tile_of, tiles_of
 from rawgan.kernels.gemm import activated_dx, compiles, split, table, thin_config
 from rawgan.kernels.linear import add_slices, linear, linear_dw, linear_dx
 from rawgan.kernels.norm import merge_moments
@@ -171,7 +171,7 @@ def _conv2d_dx(
         tiles = tiles_of(tile, *blocks)
         slices = _room_for_moments(dy, groups, tiles * classes, C, N % (groups * tile["TILE_N"]) == 0 if groups else True)
         pixels = box(dy, *tile.values(), config["BLOCK_K"])
-        filters = box(w, config["BLOCK_K"], 1, 1, config["BLOCK_N"])
+        filters = box(w.reshape(K, -1), config["BLOCK_K"], config["BLOCK_N"])
         given = pixels, filters, b, v, dx, slices
         launch.run(descriptor.conv2d_dx_box_kernel, (tiles * columns, classes), *given, **sizes, **finish, **tile, **config)
     else:
@@ -204,8 +204,12 @@ def conv2d_dw(
     target = dw if slices == 1 else launch.empty(x, (slices, K, R, S, C), "float32")
     how = {"STEPS": steps, "PRECISION": precision, **config}
     if form == "descriptor":
-        image, pixels = image_box(x, sizes, tile, config["BLOCK_N"]), box(dy, *tile.values(), config["BLOCK_M"])
-        launch.run(descriptor.conv2d_dw_box_kernel, (tiles, slices), image, pixels, target, **sizes, **tile, **how)
+        image, flat = image_box(x, sizes, tile, config["BLOCK_N"]), connected(tile, P, Q)
+        pixels = (
+            box(dy.reshape(-1, K), config["BLOCK_K"], config["BLOCK_M"]) if flat else box(dy, *tile.values(), config["BLOCK_M"])
+        )
+        kernel, given = descriptor.conv2d_dw_box_kernel, (image, pixels, target)
+        launch.run(kernel, (tiles, slices), *given, CONNECTED=flat, **sizes, **tile, **how)
     else:
         sizes = sizes if C % config["BLOCK_N"] == 0 else _folded(sizes)
         launch.run(pointer.conv2d_dw_kernel, (tiles, slices), x, dy, target, **sizes, **how)

@@ -114,8 +114,12 @@ def conv2d_dx_box_kernel(
         j = step // STEPS % TAPS_W
         k = step % STEPS * BLOCK_K
         dy = dy_desc.load([n0, p0 - i, q0 - j, k])
-        w = w_desc.load([k, first_r + i * STRIDE_H, first_s + j * STRIDE_W, c0])
-        w = tl.trans(tl.reshape(w, (BLOCK_K, BLOCK_N)))
+        r = first_r + i * STRIDE_H
+        s = first_s + j * STRIDE_W
+        column = (r * S + s) * C + c0
+        if R % STRIDE_H + S % STRIDE_W > 0:
+            column = tl.where((r < R) & (s < S), column, R * S * C)
+        w = tl.trans(w_desc.load([k, column]))
         acc = tl.dot(w, tl.trans(tl.reshape(dy, (BLOCK_M, BLOCK_K))), acc, input_precision=PRECISION)
     n, i, j = _rows(n0, i0, j0, TILE_N, TILE_P, TILE_Q)
     h = i * STRIDE_H + residue_h
@@ -138,7 +142,8 @@ def conv2d_dw_box_kernel(
     N: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
-    STEPS: tl.constexpr, PRECISION: tl.constexpr, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
+    STEPS: tl.constexpr, PRECISION: tl.constexpr, CONNECTED: tl.constexpr,
+    TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     COLUMNS: tl.constexpr = R * S * C
@@ -152,11 +157,14 @@ def conv2d_dw_box_kernel(
     right, column = _shift(tap % S, STRIDE_W, LEFT)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(STEPS):
-        n0, p0, q0 = _pixels(tl.program_id(1) * STEPS + step, P, Q, TILE_N, TILE_P, TILE_Q)
-        dy = dy_desc.load([n0, p0, q0, k0])
+        tile = tl.program_id(1) * STEPS + step
+        n0, p0, q0 = _pixels(tile, P, Q, TILE_N, TILE_P, TILE_Q)
+        if CONNECTED:  # a matrix, which the tensor cores take transposed from shared memory
+            dy = dy_desc.load([tile * BLOCK_K, k0])
+        else:
+            dy = tl.reshape(dy_desc.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
         x = x_desc.load([n0, p0 + down, row, q0 + right, column * C + c0])
-        dy = tl.trans(tl.reshape(dy, (BLOCK_K, BLOCK_M)))
-        acc = tl.dot(dy, tl.reshape(x, (BLOCK_K, BLOCK_N)), acc, input_precision=PRECISION)
+        acc = tl.dot(tl.trans(dy), tl.reshape(x, (BLOCK_K, BLOCK_N)), acc, input_precision=PRECISION)
     offs_m = k0 + tl.arange(0, BLOCK_M)
     offs_n = column0 + tl.arange(0, BLOCK_N)
     offs = tl.program_id(1) * K * COLUMNS + offs_m[:, None] * COLUMNS + offs_n[None, :]
@@ -173,6 +181,12 @@ def tile_of(pixels: int, P: int, Q: int) -> Sizes:
 def tiles_of(tile: Sizes, N: int, P: int, Q: int) -> int:
     """How many tiles cover N images of P x Q pixels."""
     return prod(launch.cdiv(n, size) for n, size in zip((N, P, Q), tile.values()))
+
+
+def connected(tile: Sizes, P: int, Q: int) -> bool:
+    """Whether the pixels of a tile lie one after another in memory, and those of the next after them."""
+    n, p, q = tile.values()
+    return q == Q and (p == P or (n == 1 and P % p == 0))
 
 
 def image_box(x: Array, sizes: Sizes, tile: Sizes, channels: int) -> launch.Box:

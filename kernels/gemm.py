@@ -64,12 +64,18 @@ def below(offs, SIZE: tl.constexpr, DIVISOR: tl.constexpr):
 
 
 @triton.jit
+def load(ptr, offs, mask):
+    """float32 values, 0 where the mask says no."""
+    return tl.load(ptr + offs, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT: tl.constexpr, SLOPE: tl.constexpr):
     """What is done to a product before it is stored: act(acc + bias), or with v_ptr (acc + bias) act'(v)."""
     if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+        acc += load(bias_ptr, offs_n, mask_n)[None, :]
     if v_ptr is not None:
-        acc = activate_dx(acc, tl.load(v_ptr + offs, mask=mask, other=0.0).to(tl.float32), ACT, SLOPE)
+        acc = activate_dx(acc, load(v_ptr, offs, mask), ACT, SLOPE)
     else:
         acc = activate(acc, ACT, SLOPE)
     return acc

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels import launch
-from rawgan.kernels.gemm import below, split
+from rawgan.kernels.gemm import below, load, split
 from rawgan.kernels.spec import Spec
 from rawgan.ops import linear
 from rawgan.ops import norm as ops
@@ -24,11 +24,6 @@ TILE = 2048  # values that a program adds up in a step
 SUMS = {"mean": 1, "product": 1, "moments": 3, "dx": 2, "dx2": 5}
 MERGE = {"BLOCK_S": 32, "BLOCK": 32, "num_warps": 4}
 ELEMENTWISE = {"BLOCK": 1024, "num_warps": 4}
-
-
-@triton.jit
-def _load(ptr, offs, mask):
-    return tl.load(ptr + offs, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -59,11 +54,11 @@ def norm_sums_kernel(
         offs_m = i * ROWS + step * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = below(offs_m, M, ROWS)[:, None] & mask_b[None, :]
         offs = (a * M + offs_m)[:, None] * B + offs_b[None, :]
-        u = _load(u_ptr, offs, mask)
+        u = load(u_ptr, offs, mask)
         if KIND == "mean":
             s0 += tl.sum(u, 0)
         elif KIND == "product":
-            s0 += tl.sum(u * _load(v_ptr, offs, mask), 0)
+            s0 += tl.sum(u * load(v_ptr, offs, mask), 0)
         elif KIND == "moments":
             here = tl.sum(mask.to(tl.float32), 0)
             mean = tl.sum(u, 0) / tl.maximum(here, 1.0)
@@ -71,10 +66,10 @@ def norm_sums_kernel(
             s0, s1, s2 = _merge(s0, s1, s2, here, mean, tl.sum(d * d, 0))
         elif KIND == "dx":
             s0 += tl.sum(u, 0)
-            s1 += tl.sum(u * _load(v_ptr, offs, mask), 0)
+            s1 += tl.sum(u * load(v_ptr, offs, mask), 0)
         else:
-            v = _load(v_ptr, offs, mask)
-            w = _load(w_ptr, offs, mask)
+            v = load(v_ptr, offs, mask)
+            w = load(w_ptr, offs, mask)
             s0 += tl.sum(u, 0)
             s1 += tl.sum(v, 0)
             s2 += tl.sum(u * v, 0)
@@ -103,7 +98,7 @@ def norm_means_kernel(
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, SLICES, BLOCK_S):
         i = first + tl.arange(0, BLOCK_S)
-        total += tl.sum(_load(slices_ptr, at[None, :] + i[:, None] * SUMS * B, (i < SLICES)[:, None] & mask[None, :]), 0)
+        total += tl.sum(load(slices_ptr, at[None, :] + i[:, None] * SUMS * B, (i < SLICES)[:, None] & mask[None, :]), 0)
     tl.store(out_ptr + offs, (total / DIVISOR).to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -125,9 +120,9 @@ def norm_moments_kernel(
         i = first + tl.arange(0, BLOCK_S)
         part = at[None, :] + i[:, None] * 3 * B
         inside = (i < SLICES)[:, None] & mask[None, :]
-        n = _load(slices_ptr, part, inside)
+        n = load(slices_ptr, part, inside)
         count += tl.sum(n, 0)
-        total += tl.sum(n * _load(slices_ptr, part + B, inside), 0)
+        total += tl.sum(n * load(slices_ptr, part + B, inside), 0)
     count = tl.maximum(count, 1.0)
     mean = total / count
     m2 = tl.zeros((BLOCK,), tl.float32)
@@ -135,8 +130,8 @@ def norm_moments_kernel(
         i = first + tl.arange(0, BLOCK_S)
         part = at[None, :] + i[:, None] * 3 * B
         inside = (i < SLICES)[:, None] & mask[None, :]
-        delta = _load(slices_ptr, part + B, inside) - mean[None, :]
-        m2 += tl.sum(_load(slices_ptr, part + 2 * B, inside) + _load(slices_ptr, part, inside) * delta * delta, 0)
+        delta = load(slices_ptr, part + B, inside) - mean[None, :]
+        m2 += tl.sum(load(slices_ptr, part + 2 * B, inside) + load(slices_ptr, part, inside) * delta * delta, 0)
     var = m2 / count
     tl.store(out_ptr + offs, mean, mask=mask)
     tl.store(out_ptr + AB + offs, var, mask=mask)
@@ -151,22 +146,22 @@ def norm_apply_kernel(
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = below(offs, SIZE, BLOCK)
     at = offs // (M * B) * B + offs % B
-    u = _load(u_ptr, offs, mask)
-    p = _load(p_ptr, at, mask)
-    q = _load(q_ptr, at, mask)
+    u = load(u_ptr, offs, mask)
+    p = load(p_ptr, at, mask)
+    q = load(q_ptr, at, mask)
     if KIND == "affine":
         out = u * p + q
     elif KIND == "standardize":
         out = (u - p) * q
     elif KIND == "dx":
-        out = (u - p - _load(v_ptr, offs, mask) * _load(p_ptr, at + AB, mask)) * q
+        out = (u - p - load(v_ptr, offs, mask) * load(p_ptr, at + AB, mask)) * q
     else:  # u, v, w = ddx, dxhat, xhat; the means in the order of norm_sums_kernel
-        v = _load(v_ptr, offs, mask)
-        w = _load(w_ptr, offs, mask)
-        mean_v = _load(p_ptr, at + AB, mask)
-        wv = _load(p_ptr, at + 3 * AB, mask)
-        wu = _load(p_ptr, at + 4 * AB, mask)
-        scale = _load(p_ptr, at + 2 * AB, mask) - p * mean_v - wu * wv  # E(u P(v))
+        v = load(v_ptr, offs, mask)
+        w = load(w_ptr, offs, mask)
+        mean_v = load(p_ptr, at + AB, mask)
+        wv = load(p_ptr, at + 3 * AB, mask)
+        wu = load(p_ptr, at + 4 * AB, mask)
+        scale = load(p_ptr, at + 2 * AB, mask) - p * mean_v - wu * wv  # E(u P(v))
         mixed = wv * (u - p) + wu * (v - mean_v) - 2.0 * wu * wv * w  # P(wv u + wu v)
         out = -q * q * (w * scale + mixed)
     tl.store(out_ptr + offs, out.to(out_ptr.dtype.element_ty), mask=mask)
