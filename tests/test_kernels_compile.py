@@ -131,7 +131,7 @@ FAST = [(name, i) for name, i, capability in ROWS if capability == 90 and is_fas
 
 @pytest.mark.parametrize("name, i, capability", [(name, i, 90) for name, i in FAST])
 def test_fast_convolutions_are_lean(compiled, name, i, capability):
-    """At most 100 instructions in a step of the main loop, all of its matrices multiplied by wgmma from shared memory."""
+    """At most 100 instructions in a step of the main loop, whose matrices wgmma multiplies."""
     kernel = compiled[name, i, capability][0]
     assert kernel["tensor_core"] == ["HGMMA"]
     assert kernel["step"] <= 100, kernel
