@@ -25,13 +25,18 @@ def derive(result: dict) -> None:
         times = [1e6 * row["bytes"] / ceilings["copy"] if ceilings["copy"] else None]
         if row["product"]:
             times.append(1e6 * products * row["flops"] / ceilings[ceiling] if ceilings[ceiling] else None)
-        row["floor_us"] = None if None in times else round(max(times), 3)
+        row["floor_us"] = None if None in times else digits(max(times))
         us = row["ours"].get("median_us")
-        row["gb_per_s"] = us and round(1e-3 * row["bytes"] / us, 1)
-        row["tflop_per_s"] = us and round(1e-6 * row["flops"] / us, 3)
-        row["of_floor"] = us and row["floor_us"] and round(row["floor_us"] / us, 3)
+        row["gb_per_s"] = us and digits(1e-3 * row["bytes"] / us)
+        row["tflop_per_s"] = us and digits(1e-6 * row["flops"] / us)
+        row["of_floor"] = us and row["floor_us"] and digits(row["floor_us"] / us)
         for other in ("reference", "torch"):
             row[f"{other}_times"] = us and other in row and row[other].get("median_us") and round(row[other]["median_us"] / us, 2)
+
+
+def digits(x: float) -> float:
+    """Four significant digits."""
+    return float(f"{x:.4g}")
 
 
 def table(result: dict) -> str:
@@ -92,27 +97,30 @@ def reasons(rows: list[dict]) -> list[str]:
             reason = row[cell].get("not_measured") if isinstance(row.get(cell), dict) else None
             if reason:
                 found.setdefault(f"{cell}: {reason}", []).append(f"{row['kernel']} {row['dtype']}")
-    return ["", *(f"- {reason} ({', '.join(sorted(set(names)))})" for reason, names in found.items())] if found else []
+    lines = []
+    for reason, names in found.items():
+        lines.append(f"- {reason} ({'all rows' if len(names) == len(rows) else ', '.join(sorted(set(names)))})")
+    return ["", *lines] if lines else []
 
 
 def plot(result: dict, path: Path) -> None:
     """TFLOP/s over FLOPs per byte, under the measured roofs; rows that were not measured are ticks at the bottom."""
     figure, axes = plt.subplots(figsize=(11, 7))
     rows = [row for row in result["rows"] if row["flops"] and row["bytes"]]
-    names = list(dict.fromkeys(row["kernel"] for row in rows))
+    files = list(dict.fromkeys(row["file"] for row in rows))
     roofs(axes, result["ceilings"])
     for row in rows:
         x = row["flops"] / row["bytes"]
         if row["tflop_per_s"]:
-            n = names.index(row["kernel"])
-            axes.plot(x, row["tflop_per_s"], MARKERS[n % len(MARKERS)], color=COLOURS[row["dtype"]], alpha=0.7, markersize=6)
+            n = files.index(row["file"]) % len(MARKERS)
+            axes.plot(x, row["tflop_per_s"], MARKERS[n], color=COLOURS[row["dtype"]], alpha=0.7, markersize=6)
         else:
             axes.plot([x, x], [0, 0.03], color=COLOURS[row["dtype"]], alpha=0.6, linewidth=1, transform=axes.get_xaxis_transform())
     for dtype, colour in COLOURS.items():
         axes.plot([], [], "s", color=colour, label=dtype)
-    for n, name in enumerate(names):
-        if any(row["tflop_per_s"] for row in rows if row["kernel"] == name):
-            axes.plot([], [], MARKERS[n % len(MARKERS)], color="grey", label=name)
+    for n, file in enumerate(files):
+        if any(row["tflop_per_s"] for row in rows if row["file"] == file):
+            axes.plot([], [], MARKERS[n % len(MARKERS)], color="grey", linestyle="", label=f"kernels/{file}.py")
     axes.set(xscale="log", yscale="log", xlabel="FLOPs per byte", ylabel="TFLOP/s")
     if not any(row["tflop_per_s"] for row in rows):
         axes.set(xlim=(0.1, 1e4), ylim=(1e-2, 1e3))
@@ -121,7 +129,7 @@ def plot(result: dict, path: Path) -> None:
         )
     axes.set_title(f"Kernels on {result['device']['name']}, {result['date']}")
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 if len(names) < 40 else 2)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
@@ -135,7 +143,7 @@ def roofs(axes, ceilings: dict) -> None:
             axes.plot(x, [1e-12 * min(v * copy, top) for v in x], color=colour, linewidth=1)
             axes.annotate(f"{name} {1e-12 * top:.0f}", (1e4, 1e-12 * top), ha="right", va="bottom", color=colour, fontsize=8)
     if copy:
-        axes.annotate(f"copy {1e-12 * copy:.2f} TB/s", (0.2, 0.25e-12 * copy), color="grey", fontsize=8)
+        axes.annotate(f"copy {1e-12 * copy:.2f} TB/s", (0.1, 0.5e-12 * copy), color="grey", fontsize=8)
 
 
 def paste(rows: list[dict]) -> list[str]:

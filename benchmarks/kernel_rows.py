@@ -75,6 +75,7 @@ def describe(row: Row) -> dict:
     """The row as it begins in the JSON file: the work that it is, and nothing measured."""
     return {
         "kernel": row.kernel,
+        "file": row.spec.wrapper.__module__.rpartition(".")[2],
         "dtype": row.dtype,
         "case": json.loads(json.dumps(row.sizes)),
         "config": None if row.config is None else row.table[row.config],

@@ -82,9 +82,12 @@ def compile_rows(rows: list[Row], cells: list[dict], capability: int) -> None:
 
 
 def measure_rows(rows: list[Row], cells: list[dict], clock, deadline: float, save: Save) -> None:
-    """Checks each row, then times it and its reference; what is wrong is not timed."""
+    """Checks each row, then times it and its reference; what is wrong is not timed. A kernel that loses the GPU ends it."""
+    lost = None
     for n, (row, cell) in enumerate(zip(rows, cells)):
         try:
+            if lost:
+                raise RuntimeError(f"{lost} had lost the GPU")
             if time.monotonic() > deadline:
                 raise TimeoutError("no time was left")
             call = Call(row, clock.xp)
@@ -92,10 +95,21 @@ def measure_rows(rows: list[Row], cells: list[dict], clock, deadline: float, sav
             cell["ours"] = measure(clock, call.ours)
         except Exception as error:
             cell["ours"], cell["reference"] = reason(error), {"not_measured": "the kernel was not"}
+            lost = lost or (None if alive(clock) else str(row))
         else:
             cell["reference"] = measure_reference(row, call, clock)
         progress("measure", n, rows, row, cell["ours"])
         save()
+
+
+def alive(clock) -> bool:
+    """Whether the GPU still answers: after an illegal access it does not, for as long as the process lives."""
+    try:
+        clock.synchronize()
+    except Exception as error:
+        print(f"the GPU is lost to this process: {error}", flush=True)
+        return False
+    return True
 
 
 def measure_reference(row: Row, call: Call, clock) -> dict:
@@ -197,7 +211,8 @@ def main() -> int:
         print(json.dumps(result["ceilings"]), flush=True)
         deadline = start + 60 * args.minutes
         measure_rows(rows, cells, clock, start + 0.7 * (deadline - start), lambda: write(result, path))
-        clock.release()
+        if alive(clock):
+            clock.release()
         if not args.candidates:
             measure_torch(rows, cells, deadline - time.monotonic(), lambda: write(result, path))
     write(result, path)

@@ -158,6 +158,17 @@ class TestRows:
         result = self.measured(monkeypatch, scaled(), deadline=0.0)
         assert result["rows"][1]["ours"] == {"not_measured": "TimeoutError: no time was left"}
 
+    def test_a_lost_gpu(self, monkeypatch):
+        """After an illegal access nothing more is tried, and every row says which kernel it was."""
+
+        def lose(self):
+            raise RuntimeError("an illegal address")
+
+        monkeypatch.setattr(FakeClock, "synchronize", lose)
+        first, second = self.measured(monkeypatch, scaled(fails=True))["rows"]
+        assert first["ours"]["not_measured"] == "RuntimeError: an illegal address"
+        assert second["ours"]["not_measured"] == "RuntimeError: double float32 n=1000 had lost the GPU"
+
     def test_a_changed_argument_is_compared(self, monkeypatch):
         """Of kernels that write in place the arrays are compared, those given by keyword too."""
         spec = replace(
