@@ -157,5 +157,7 @@ def paste(rows: list[dict]) -> list[str]:
             c = row["config"]
             numbers = (c["BLOCK_M"], c["BLOCK_N"], c["BLOCK_K"], c["num_warps"], c["num_stages"])
             us = row["ours"].get("median_us")
-            lines.append(f"_config({', '.join(map(str, numbers))}),  # {f'{us:.1f} us' if us else NOT}")
+            lines.append(
+                f"_config({', '.join(map(str, numbers))}),  # {f'{us:.1f} us' if us else NOT}, {row['compiled'][0]['kernel']}"
+            )
     return lines

@@ -27,12 +27,14 @@ CONFIGURATION = ("BLOCK", "num_warps", "num_stages", "maxnreg", "STEPS", "SLICES
 
 
 class Row(NamedTuple):
-    """A kernel by name, a dtype of its Spec, the number of a benchmark case, and of a configuration in its table or None."""
+    """A kernel by name, a dtype of its Spec, the number of a benchmark case; of a candidate a configuration's number in its table
+    and the form that is insisted on."""
 
     kernel: str
     dtype: str
     case: int
     config: int | None = None
+    form: str | None = None
 
     @property
     def spec(self) -> Spec:
@@ -51,24 +53,35 @@ class Row(NamedTuple):
     def how(self) -> dict:
         """The keywords of the wrapper alone."""
         precision = {"precision": "tf32"} if self.dtype == "tf32" else {}
-        return precision | ({} if self.config is None else {"config": self.table[self.config]})
+        form = {"form": self.form} if self.form else {}
+        return precision | form | ({} if self.config is None else {"config": self.table[self.config]})
 
     def __str__(self) -> str:
         sizes = " ".join(f"{name}={value}".replace(" ", "") for name, value in self.sizes.items())
-        return f"{self.kernel} {self.dtype} {sizes}" + ("" if self.config is None else f", configuration {self.config}")
+        how = "" if self.config is None else f", configuration {self.config} {self.form or ''}".rstrip()
+        return f"{self.kernel} {self.dtype} {sizes}{how}"
+
+
+def product(spec: Spec) -> bool:
+    """Whether it multiplies matrices: such a kernel picks a configuration, and takes precision= and config=."""
+    return "tf32" in spec.dtypes
 
 
 def select(names: list[str], dtypes: list[str], candidates: bool = False) -> list[Row]:
-    """Every case in every dtype of the kernels named (all without a name), products first; as candidates in every configuration."""
+    """Every case in every dtype of the kernels named (all without a name), products first; as candidates in every configuration
+    and form."""
     chosen = [spec for spec in specs().values() if not names or spec.name in names]
     rows = [
         Row(spec.name, dtype, case)
-        for spec in sorted(chosen, key=lambda spec: spec.form is None)
+        for spec in sorted(chosen, key=lambda spec: not product(spec))
         for case in range(len(spec.benchmarks))
         for dtype in spec.dtypes
         if not dtypes or dtype in dtypes
     ]
-    return [row._replace(config=i) for row in rows for i in range(len(row.table))] if candidates else rows
+    if not candidates:
+        return rows
+    forms = {row.kernel: sorted({how["form"] for *_, how in row.spec.compiles if "form" in how}) or [None] for row in rows}
+    return [row._replace(config=i, form=form) for row in rows for i in range(len(row.table)) for form in forms[row.kernel]]
 
 
 def describe(row: Row) -> dict:
@@ -79,7 +92,7 @@ def describe(row: Row) -> dict:
         "dtype": row.dtype,
         "case": json.loads(json.dumps(row.sizes)),
         "config": None if row.config is None else row.table[row.config],
-        "product": row.spec.form is not None,
+        "product": product(row.spec),
         "flops": int(row.spec.flops(**row.sizes)),
         "bytes": int(row.spec.traffic(ITEMSIZE[row.dtype], **row.sizes)),
     }

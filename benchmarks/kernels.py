@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernels                          all of them, within --minutes, on a GPU
     python -m benchmarks.kernels --only conv2d adam       some
-    python -m benchmarks.kernels --candidates conv2d      every configuration of gemm.py's tables, as lines for the table
+    python -m benchmarks.kernels --candidates conv2d      a product in every configuration and form, as lines for gemm.py
     python -m benchmarks.kernels --dry-run                all but the measuring, without a GPU: compiled for sm_90, "not measured"
 
 In this order: all rows are compiled, on all cores; the GPU's limits are measured; each row is run once against its reference in
@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
-from benchmarks.kernel_rows import Call, Row, describe, prepare, select
+from benchmarks.kernel_rows import Call, Row, describe, prepare, product, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
 from rawgan.kernels import specs
@@ -172,7 +172,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="KERNEL", help="the kernels to measure")
     parser.add_argument("--dtype", nargs="+", default=[], choices=list(report.RATES), help="the dtypes to measure")
-    parser.add_argument("--candidates", metavar="KERNEL", help="a product: measure every configuration of its table")
+    parser.add_argument("--candidates", metavar="KERNEL", help="a product: measure every configuration of its table, in every form")
     parser.add_argument("--dry-run", action="store_true", help="measure nothing; the files go to a temporary folder")
     parser.add_argument("--minutes", type=float, default=8, help="rows that begin later are left out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="the folder of the files")
@@ -182,7 +182,7 @@ def parse() -> argparse.Namespace:
     for name in [*args.only, *([args.candidates] if args.candidates else [])]:
         if name not in specs():
             raise UserError(f"there is no kernel {name!r}; there are {', '.join(sorted(specs()))}")
-    if args.candidates and specs()[args.candidates].form is None:
+    if args.candidates and not product(specs()[args.candidates]):
         raise UserError(f"{args.candidates} is no product: it has one configuration, in its file")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UserError("TRITON_INTERPRET=1 compiles nothing; unset it")
@@ -206,6 +206,9 @@ def main() -> int:
     slug = "_".join("".join(c if c.isalnum() else " " for c in result["device"]["name"].lower()).split())
     path = folder / f"kernels_{slug}{f'_{args.candidates}_candidates' if args.candidates else ''}.json"
     compile_rows(rows, cells, result["device"]["capability"])
+    if args.candidates:  # what does not compile, a form that does not serve the shape, is none
+        rows = [row for row, cell in zip(rows, cells) if isinstance(cell["compiled"], list)]
+        cells[:] = [cell for cell in cells if isinstance(cell["compiled"], list)]
     if clock:
         result["ceilings"] = ceilings(clock)
         print(json.dumps(result["ceilings"]), flush=True)

@@ -4,7 +4,7 @@ Reads [seconds, [row, ...]] from standard input, and writes a line [number, cell
 channels_last, cuDNN looks for its fastest algorithm; "float32" rows run with TF32 off, "tf32" rows with it on.
 
 A function here takes the arguments of its kernel as tensors and returns what is to be timed. Where PyTorch has no such function
-there is none here. tests/test_benchmark_kernels.py holds each to the kernel's reference.
+there is none here. tests/test_kernels_benchmark.py holds each to the kernel's reference.
 """
 
 import json
@@ -35,19 +35,19 @@ def symmetric(pad) -> tuple[int, int]:
     return top, left
 
 
-def plain(act) -> None:
-    if act is not None:
+def plain(act, v=None) -> None:
+    if act is not None or v is not None:
         raise NotImplementedError("PyTorch has no such epilogue")
 
 
-def conv2d(x, w, b, stride, pad, act=None):
-    plain(act)
+def conv2d(x, w, b, stride, pad, act=None, v=None):
+    plain(act, v)
     x, w, how = nchw(x), nchw(w), (pair(stride), symmetric(pad))
     return lambda: F.conv2d(x, w, b, *how)
 
 
-def conv2d_dx(dy, w, size, stride, pad, act=None, b=None):
-    plain(act)
+def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None):
+    plain(act, v)
     stride, pad = pair(stride), symmetric(pad)
     rest = [n - ((p - 1) * s - 2 * q + r) for n, p, s, q, r in zip(size, dy.shape[1:3], stride, pad, w.shape[1:3])]
     if any(n >= s for n, s in zip(rest, stride)):
@@ -56,23 +56,46 @@ def conv2d_dx(dy, w, size, stride, pad, act=None, b=None):
     return lambda: F.conv_transpose2d(dy, w, b, stride, pad, rest)
 
 
+def conv2d_moments(x, w, b, stride, pad, eps, groups):
+    return with_moments(conv2d(x, w, b, stride, pad), eps, groups)
+
+
+def conv2d_dx_moments(dy, w, size, stride, pad, eps, groups, b=None):
+    return with_moments(conv2d_dx(dy, w, size, stride, pad, b=b), eps, groups)
+
+
+def with_moments(convolution, eps, groups):
+    def run():
+        y = convolution()
+        var, mean = torch.var_mean(y.unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
+        return y, mean, var, (var + eps).rsqrt()
+
+    return run
+
+
 def conv2d_dw(x, dy, kernel, stride, pad):
     w = nchw(x.new_empty(dy.shape[3], *pair(kernel), x.shape[3]))
     x, dy, how = nchw(x), nchw(dy), (None, pair(stride), symmetric(pad), (1, 1), False, (0, 0), 1, (False, True, False))
     return lambda: aten.convolution_backward(dy, x, w, *how)[1]
 
 
-def linear(x, w, b=None, act=None):
-    plain(act)
+def linear(x, w, b=None, act=None, v=None):
+    plain(act, v)
     return lambda: F.linear(x, w, b)
 
 
-def linear_dx(dy, w):
+def linear_dx(dy, w, act=None, v=None):
+    plain(act, v)
     return lambda: dy @ w
 
 
 def linear_dw(x, dy):
     return lambda: dy.T @ x
+
+
+def bias_db(dy):
+    dy = dy.reshape(-1, dy.shape[-1])
+    return lambda: dy.sum(0)
 
 
 def mean(axes, x, y):
@@ -103,6 +126,35 @@ def normalize_dx(dxhat, xhat, rstd, axes):
     x, mu = xhat / rstd.to(xhat.dtype), torch.zeros_like(rstd)
     how = (list(x.shape[1:]), mu, rstd, None, None, (True, False, False))
     return lambda: aten.native_layer_norm_backward(dxhat, x, *how)[0]
+
+
+def batch_norm(x, mean, rstd, gamma, beta):
+    return F.batch_norm(x, mean, rstd**-2, gamma, beta, False, 0.0, 0.0)
+
+
+def by_group(x, groups):
+    """The groups of samples, channels second."""
+    return [x.movedim(-1, 1) for x in x.chunk(groups)]
+
+
+def norm_act(x, mean, rstd, gamma, beta, act, slope):
+    """The groups one after another, as D's passes over real and fake are."""
+    f = {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, slope)}[act]
+    parts = [*zip(by_group(x, len(mean)), mean, rstd)]
+    return lambda: [f(batch_norm(part, mu, r, gamma, beta)) for part, mu, r in parts]
+
+
+def norm_act_dx(dy, x, mean, rstd, gamma, beta, act, slope):
+    """From what PyTorch would have kept of the forward."""
+    dz = {
+        "relu": lambda dy, z: aten.threshold_backward(dy, z, 0),
+        "tanh": lambda dy, z: aten.tanh_backward(dy, z.tanh()),
+        "leaky_relu": lambda dy, z: aten.leaky_relu_backward(dy, z, slope, False),
+    }[act]
+    parts = [*zip(by_group(dy, len(mean)), by_group(x, len(mean)), mean, rstd)]
+    parts = [(dy, x, batch_norm(x, mu, r, gamma, beta), mu, r) for dy, x, mu, r in parts]
+    how = (True, 0.0, (True, True, True))
+    return lambda: [aten.native_batch_norm_backward(dz(dy, z), x, gamma, None, None, mu, r, *how) for dy, x, z, mu, r in parts]
 
 
 def wide(x):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_kernels_launch import DRIVER, PROGRAM
 from tolerance import assert_close
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +210,13 @@ WITHOUT = {
 }  # fmt: skip
 
 
+def joined(groups):
+    """What groups of samples gave, as one: images one after another, statistics as rows."""
+    if torch.is_tensor(groups[0]):
+        return torch.cat(groups) if groups[0].ndim > 1 else torch.stack(groups)
+    return [joined(output) for output in zip(*groups)]
+
+
 @pytest.mark.parametrize("name", THEIRS)
 def test_pytorch_computes_the_same(name, monkeypatch):
     """Each function in kernels_torch.py is its kernel's reference, in float64 at the shapes of the tests."""
@@ -226,6 +235,8 @@ def test_pytorch_computes_the_same(name, monkeypatch):
             got = getattr(kernels_torch, name)(*values, **named)()
         except NotImplementedError:
             continue
+        if isinstance(got, list):  # by groups of samples
+            got = joined(got)
         compared += 1
         want = spec.reference(*args, **options)
         if spec.writes:
@@ -233,7 +244,7 @@ def test_pytorch_computes_the_same(name, monkeypatch):
             want = [args[i] for i in spec.writes] + [a for a in options.values() if hasattr(a, "dtype")]
         got, want = (v if isinstance(v, tuple | list) else [v] for v in (got, want))
         for i, (g, w) in enumerate(zip(got, want)):
-            channels_first = g.ndim == 4 and (name.startswith("conv2d") or g.shape != w.shape)
+            channels_first = g.ndim == 4 and (name.startswith(("conv2d", "norm_act")) or g.shape != w.shape)
             g = g.detach().movedim(1, -1) if channels_first else g.detach()
             if name in ("normal", "uniform"):
                 assert torch.isfinite(g).all()
@@ -259,8 +270,9 @@ def test_dry_run(tmp_path):
     assert done.returncode == 0, done.stderr
     [path] = tmp_path.glob("kernels-*/*.json")
     result = json.loads(path.read_text())
+    cases = len(specs()["linear_dx"].benchmarks)
     assert [(row["kernel"], row["dtype"]) for row in result["rows"]] == [
-        ("linear_dx", "tf32"), ("linear_dx", "bfloat16"), ("linear_dx", "tf32"), ("linear_dx", "bfloat16"), ("relu", "bfloat16"),
+        *[("linear_dx", "tf32"), ("linear_dx", "bfloat16")] * cases, ("relu", "bfloat16"),
     ]  # fmt: skip
     for row in result["rows"]:
         assert row["compiled"][0]["config"]["num_warps"] and row["ours"] == command.NOTHING and row["of_floor"] is None
@@ -271,14 +283,35 @@ def test_dry_run(tmp_path):
     assert redrawn.returncode == 0 and path.with_suffix(".md").read_text() == page
 
 
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("gcc")), reason="needs Linux and a C compiler")
+def test_what_was_prepared_is_not_compiled_again(tmp_path):
+    """A launch from CuPy arrays finds in Triton's cache what `prepare` left there."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    environment |= {"LD_LIBRARY_PATH": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
+    prepared = "from benchmarks.kernel_rows import Row, prepare; prepare(Row('relu', 'bfloat16', 0), 90)"
+    size = np.prod(specs()["relu"].benchmarks[0]["shape"])
+    launched = PROGRAM.partition("kernels.relu")[0] + f"kernels.relu(Array(({size},), 'uint16', 0x1000))"
+    compiled = []
+    for program in (prepared, launched):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        compiled.append({path.name: path.parent for path in (tmp_path / "cache").glob("*/*.cubin")})
+    assert done.stdout.startswith("launch grid") and compiled[0] == compiled[1] and list(compiled[0]) == ["act_kernel.cubin"]
+
+
 def test_candidates(tmp_path):
-    done = run("--dry-run", "--candidates", "linear_dw", "--dtype", "float32", TMPDIR=str(tmp_path))
+    """Every configuration at every shape in both forms; a form that does not serve a shape is left out."""
+    done = run("--dry-run", "--candidates", "conv2d_dw", "--dtype", "float32", TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("_config(64, 64, 32, 4, 2),  # not measured") == 2
+    cases, lines = len(specs()["conv2d_dw"].benchmarks), done.stdout.splitlines()
+    assert lines.count("_config(64, 64, 32, 4, 2),  # not measured, conv2d_dw_kernel") == cases
+    assert lines.count("_config(64, 64, 32, 4, 2),  # not measured, conv2d_dw_box_kernel") == cases - 1
     measured = [describe(row) for row in select(["linear_dw"], ["float32"], candidates=True)[:3]]
     for row, us in zip(measured, (30.0, 10.0, 20.0)):
-        row["ours"] = {"median_us": us}
-    assert [line.split("# ")[1] for line in kernel_report.paste(measured)[1:]] == ["10.0 us", "20.0 us", "30.0 us"]
+        row |= {"ours": {"median_us": us}, "compiled": [{"kernel": "k"}]}
+    assert [line.split("# ")[1] for line in kernel_report.paste(measured)[1:]] == ["10.0 us, k", "20.0 us, k", "30.0 us, k"]
 
 
 @pytest.mark.parametrize(
