@@ -11,7 +11,7 @@ Sizes are constants of the compiled kernel, the batch too: a GAN has a dozen sha
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -120,7 +120,8 @@ class CompileOnly(DriverBase):
     get_benchmarker = get_active_torch_device
 
 
-def cupy_driver(cupy):
+@cache
+def _gpu_driver(cupy):
     """Triton's driver for NVIDIA GPUs with device and stream from CuPy; Triton's own takes them from PyTorch, or stream 0."""
     from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 
@@ -147,12 +148,8 @@ def cupy_driver(cupy):
     return CupyDriver()
 
 
-@cache
-def _gpu_driver(cupy):
-    return cupy_driver(cupy)
-
-
 _compiled: list | None = None  # what compile_only gathers; None outside it
+_recorded: list | None = None  # what record gathers; None outside it
 _handles: dict = {}
 
 
@@ -201,21 +198,50 @@ def run(kernel, grid: tuple[int, ...], *arguments: Array | Box | None, **constan
     if _compiled is not None:
         _compiled.append(kernel.warmup(*_given(arguments, lambda a: Pointer(0, DTYPES[a.dtype])), grid=grid, **constants))
         return
+    start = (_interpreted if xp is np else _handle)(kernel, grid, arguments, constants)
+    start()
     launched[kernel.__name__] += 1
-    if xp is not np:
-        _launch(xp, kernel, grid, arguments, constants)
-    elif not triton.knobs.runtime.interpret:
-        raise UserError(
-            "Triton kernels were asked for on NumPy arrays: they need CuPy arrays on an NVIDIA GPU, "
-            "or TRITON_INTERPRET=1 in the environment before Python starts"
-        )
-    else:
-        kernel[grid](*_given(arguments, lambda a: HostPointer(a.ctypes.data, DTYPES[a.dtype])), **constants)
+    if _recorded is not None:
+        _recorded.append(Launch(kernel.__name__, grid, arguments, start))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a kernel, to be repeated by calling it: about 2 us. It keeps its arrays alive."""
+
+    name: str
+    grid: tuple[int, ...]
+    arguments: tuple[Array | Box | None, ...]
+    start: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.start()
+
+
+@contextmanager
+def record() -> Iterator[list[Launch]]:
+    """Inside, every `run` also appends its Launch to the list this gives: called in their order, they do it all again."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
 
 
 def _given(arguments, pointer) -> list:
     """The arguments as Triton takes them; pointer(array) makes a Pointer."""
     return [a if a is None else a.descriptor(pointer(a.array)) if isinstance(a, Box) else pointer(a) for a in arguments]
+
+
+def _interpreted(kernel, grid, arguments, constants) -> Callable[[], None]:
+    if not triton.knobs.runtime.interpret:
+        raise UserError(
+            "Triton kernels were asked for on NumPy arrays: they need CuPy arrays on an NVIDIA GPU, "
+            "or TRITON_INTERPRET=1 in the environment before Python starts"
+        )
+    given = _given(arguments, lambda a: HostPointer(a.ctypes.data, DTYPES[a.dtype]))
+    return lambda: kernel[grid](*given, **constants)
 
 
 def _kind(argument, given):
@@ -225,20 +251,26 @@ def _kind(argument, given):
     return argument if argument is None else (given.dtype, given.address % 16 == 0)
 
 
-def _launch(cupy, kernel, grid, arguments, constants) -> None:
-    """Launches on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
+def _handle(kernel, grid, arguments, constants) -> Callable[[], None]:
+    """A start on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
     if triton.knobs.runtime.interpret:
         raise UserError("TRITON_INTERPRET=1 runs kernels on NumPy arrays, got CuPy arrays; unset it to run on the GPU")
+    cupy = array_module(*(a.array if isinstance(a, Box) else a for a in arguments))
     given = _given(arguments, lambda a: Pointer(a.data.ptr, DTYPES[a.dtype]))
-    kinds = tuple(_kind(a, p) for a, p in zip(arguments, given))
-    key = (kernel, cupy.cuda.runtime.getDevice(), kinds, *constants.items())
-    triton.runtime.driver.set_active(_gpu_driver(cupy))
+    key = (kernel, cupy.cuda.runtime.getDevice(), *map(_kind, arguments, given), *constants.items())
     if key not in _handles:
-        compiled = kernel[grid](*given, **constants)
-        _handles[key] = compiled, [constants[name] for name in kernel.arg_names[len(arguments) :]]
-        return
-    compiled, rest = _handles[key]
-    compiled[(*grid, 1, 1)[:3]](*given, *rest)
+        triton.runtime.driver.set_active(_gpu_driver(cupy))
+        compiled = kernel.warmup(*given, grid=grid, **constants)
+        _handles[key] = (
+            compiled.run,
+            compiled.function,
+            compiled.packed_metadata,
+            [constants[n] for n in kernel.arg_names[len(given) :]],
+        )
+    start, *what, rest = _handles[key]
+    three = (*grid, 1, 1)[:3]
+    given = [g.address if isinstance(g, Pointer) else g for g in given]
+    return lambda: start(*three, cupy.cuda.get_current_stream().ptr, *what, None, None, None, *given, *rest)
 
 
 def fit(*pairs: tuple) -> None:
