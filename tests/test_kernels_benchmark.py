@@ -203,6 +203,25 @@ def test_derived_numbers():
     assert row["reference_times"] == 2.5 and row["torch_times"] is None
 
 
+EVERY_CHECK = """
+from dataclasses import replace
+import numpy as np
+from benchmarks import kernel_rows
+from rawgan.kernels import specs
+for name, spec in specs().items():
+    specs()[name] = replace(spec, benchmarks=spec.cases[:1])
+    for kernel_rows.SMALL in (2**21, 0):  # the reference on the host, and where the kernel runs
+        kernel_rows.Call(kernel_rows.Row(name, spec.dtypes[0], 0), np).check()
+"""
+
+
+def test_every_kernel_passes_the_check():
+    """In Triton's interpreter, at the first shape of its tests: the benchmark understands every Spec."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", EVERY_CHECK], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 THEIRS = [name for name in specs() if callable(getattr(kernels_torch, name, None))]
 WITHOUT = {
     "standardize", "normalize_dx2", "tanh_dx2", "sigmoid_dx2", "softplus_dx2", "acgan_discriminator", "acgan_generator",
