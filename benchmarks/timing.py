@@ -1,5 +1,7 @@
 """How long a function takes on a GPU: events on its stream, with an empty cache before every launch.
 
+A cache is emptied by writing more than it holds, and then reading as much: what was written would else go to memory while f runs.
+
 `measure` is all of the method. What it needs of a GPU is a clock: CupyClock for the project's own process, TorchClock for the one
 that measures PyTorch, and a clock without a GPU in the tests.
 """
@@ -14,7 +16,8 @@ import numpy as np
 
 from rawgan.backend import choose_device
 
-SCRATCH = 2**29  # bytes written between two launches: more than any L2 cache, and long enough for the host to run ahead
+SCRATCH = 2**27  # float32 numbers written between two launches: far more than any L2 holds, so that the host runs ahead meanwhile
+ROWS = (2**16, 2**9)  # of them are read again
 WARM_UP, LEAST, MOST = 3, 20, 100  # launches
 
 
@@ -71,7 +74,8 @@ class CupyClock:
     def __init__(self):
         self.xp = choose_device("gpu").xp
         self.cuda = self.xp.cuda
-        self.scratch = self.xp.empty(SCRATCH, np.uint8)
+        self.scratch, self.sums = self.xp.empty(SCRATCH, np.float32), self.xp.empty(ROWS[0], np.float32)
+        self.flush()  # compiles what it launches
 
     def event(self):
         event = self.cuda.Event()
@@ -84,6 +88,7 @@ class CupyClock:
 
     def flush(self) -> None:
         self.scratch.fill(0)
+        self.xp.sum(self.scratch[: ROWS[0] * ROWS[1]].reshape(ROWS), axis=1, out=self.sums)
 
     def synchronize(self) -> None:
         self.cuda.get_current_stream().synchronize()
@@ -134,7 +139,8 @@ class TorchClock:
 
     def __init__(self, torch):
         self.torch = torch
-        self.scratch = torch.empty(SCRATCH, dtype=torch.uint8, device="cuda")
+        self.scratch, self.sums = (torch.empty(n, device="cuda") for n in (SCRATCH, ROWS[0]))
+        self.flush()
 
     def event(self):
         event = self.torch.cuda.Event(enable_timing=True)
@@ -147,6 +153,7 @@ class TorchClock:
 
     def flush(self) -> None:
         self.scratch.zero_()
+        self.torch.sum(self.scratch[: ROWS[0] * ROWS[1]].view(ROWS), 1, out=self.sums)
 
     def synchronize(self) -> None:
         self.torch.cuda.synchronize()

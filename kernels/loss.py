@@ -133,7 +133,7 @@ def _make_scores(sides, array, shapes, **options):
     return tuple(array(*shape) for shape in shapes[:sides]), options
 
 
-def _spec(wrapper, reference, sides: int, gradients: bool = True, options: tuple[dict, ...] = ({},)) -> Spec:
+def _spec(wrapper, reference, sides: int, gradients: bool = True, options: tuple[dict, ...] = ({},), extra=()) -> Spec:
     """sides: 2 for the scores of real and fake, 1 for those of one; options: keywords of wrapper and reference to try."""
     train, patches = ({"shapes": (shape,) * sides, **options[0]} for shape in ((128, 1, 1, 1), PATCHES))
     few, several, flat = ((5, 1), (3, 1)), ((7, 30, 29, 1), (2, 3, 3, 1)), ((1,), (2000,))
@@ -142,7 +142,7 @@ def _spec(wrapper, reference, sides: int, gradients: bool = True, options: tuple
         wrapper=wrapper,
         reference=reference,
         make=partial(_make_scores, sides),
-        cases=tuple({"shapes": shapes[:sides], **option} for shapes in (few, several, flat) for option in options),
+        cases=tuple({"shapes": shapes[:sides], **option} for shapes in (few, several, flat, *extra) for option in options),
         benchmarks=(train, patches),
         traffic=lambda itemsize, shapes, **_: (1 + gradients) * itemsize * sum(map(prod, shapes)),
         flops=lambda shapes, **_: 12 * sum(map(prod, shapes)),
@@ -168,7 +168,7 @@ def _rows_spec(wrapper, reference, sides: int, first: int, options: tuple[dict, 
         wrapper=wrapper,
         reference=integer_labels,
         make=partial(_make_rows, sides),
-        cases=tuple(case(*sizes, option) for sizes in ((5, 10), (1, 1), (531, 70)) for option in options),
+        cases=tuple(case(*sizes, option) for sizes in ((5, 10), (1, 1), (50, 70), (531, 70)) for option in options),
         benchmarks=(case(128, 10), case(8192, 1000)),
         traffic=lambda itemsize, N, K, **_: sides * N * (2 * itemsize * K + 8),
         flops=lambda N, K, **_: 8 * sides * N * K,
@@ -184,7 +184,7 @@ SPECS = (
     _spec(bce_generator, lambda c, minimax: losses.BCE(minimax=minimax).generator(c), 1, options=MINIMAX),
     _spec(least_squares_discriminator, losses.LeastSquares().discriminator, 2),
     _spec(least_squares_generator, losses.LeastSquares().generator, 1),
-    _spec(wasserstein_discriminator, losses.Wasserstein().discriminator, 2),
+    _spec(wasserstein_discriminator, losses.Wasserstein().discriminator, 2, extra=(((300_007,), (3,)),)),  # programs of two steps
     _spec(wasserstein_generator, losses.Wasserstein().generator, 1),
     _spec(hinge_discriminator, losses.Hinge().discriminator, 2),
     _spec(mean_score, losses.Wasserstein().score, 1, gradients=False),

@@ -1,5 +1,6 @@
 """benchmarks/kernels.py without a GPU: every row is what it says, a wrong kernel is not timed, and PyTorch computes the same."""
 
+import io
 import json
 import os
 import shutil
@@ -270,6 +271,38 @@ def test_pytorch_computes_the_same(name, monkeypatch):
             else:
                 assert_close(g.numpy(), w, f"{name} {case}, output {i}")
     assert compared
+
+
+def test_the_process_with_pytorch(monkeypatch, capsys):
+    """It answers for every row, in order, and says why it has no number for one."""
+    said = [
+        [1e9, [["relu", "bfloat16", 0], ["r1_value", "float32", 0, None], ["adam", "float16", 0]]],
+        [0.0, [["relu", "tf32", 0]]],
+    ]
+
+    def timed(row, device):
+        return clock.work if row.kernel == "relu" else real(row, "cpu") if row.kernel == "r1_value" else 1 / 0
+
+    clock, real = FakeClock(), kernels_torch.timed
+    monkeypatch.setattr(kernels_torch, "TorchClock", lambda torch: clock)
+    monkeypatch.setattr(kernels_torch, "timed", timed)
+    for lines in ([1e9, rows], [0.0, rows[:1]]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(lines)))
+        kernels_torch.main()
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [n for n, _ in answers] == [0, 1, 2, 0]
+    assert answers[0][1]["median_us"] == 10
+    assert [cell["not_measured"] for _, cell in answers[1:]] == [
+        "PyTorch has no such function", "ZeroDivisionError('division by zero')", "no time was left",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch finds a GPU here")
+def test_pytorch_without_a_gpu():
+    """Its process ends; the rows say so."""
+    cells, saved = [{}], []
+    command.measure_torch([Row("relu", "float32", 0)], cells, 1.0, lambda: saved.append(1))
+    assert cells == [{"torch": {"not_measured": "the process with PyTorch ended before it"}}] and not saved
 
 
 def test_what_pytorch_has_not():
