@@ -219,11 +219,12 @@ def conv2d_dw(
 def _make(names: str):
     """Makes the arguments of one of the three: the two arrays of "xwy" that `names` says, and how they meet."""
 
-    def make(array, N, H, W, C, K, R, S, stride, pad, bias=False, below=False, act=None):
+    def make(array, N, H, W, C, K, R, S, stride, pad, bias=False, below=False, act=None, form=None):
         P, Q = _output((H, W), (R, S), stride, pad)
         shapes = {"x": (N, H, W, C), "w": (K, R, S, C), "y": (N, P, Q, K)}
         arrays = [array(*shapes[name]) for name in names]
-        how = ({"act": act} if act else {}) | ({"v": array(*shapes["y" if names == "xw" else "x"])} if below else {})
+        how = {name: value for name, value in (("act", act), ("form", form)) if value}
+        how |= {"v": array(*shapes["y" if names == "xw" else "x"])} if below else {}
         if names == "xw":
             return (*arrays, array(K) if bias else None, stride, pad), how
         if names == "yw":
@@ -264,7 +265,8 @@ def _spec(wrapper, names, form, reference=None, extra=()) -> Spec:
             _case(1, 5, 6, 1, 1, 2, 5, 1, (0, 2)),
             _case(5, 4, 4, 33, 1, 4, 4, 1, 0),
             _case(2, 11, 7, 3, 17, 2, 1, 3, 0),
-            _case(2, 8, 8, 64, 64, 4, 4, 2, 1),  # these two in boxes
+            _case(2, 8, 8, 64, 64, 4, 4, 2, 1, form="pointer"),
+            _case(4, 8, 8, 64, 64, 4, 4, 2, 1),  # these two in boxes
             _case(3, 14, 14, 64, 64, 3, 2, (2, 1), ((1, 1), (0, 1))),
             *extra,
         ),
@@ -310,20 +312,24 @@ def _moments_spec(wrapper, names, form) -> Spec:
     )
 
 
-def _conv2d_reference(x, w, b=None, stride=1, pad=0, act=None, v=None):
-    return activated_dx(ops.conv2d(x, w, b, stride, pad), act, v)
-
-
-def _conv2d_form(x, w, b=None, stride=1, pad=0, act=None, v=None):
+def _conv2d_form(x, w, b=None, stride=1, pad=0, act=None, v=None, form=None):
     return ops.conv2d(x, w, b, stride, pad)
 
 
-def _conv2d_dx_form(dy, w, size, stride, pad, act=None, v=None, b=0):
+def _conv2d_reference(x, w, b=None, stride=1, pad=0, act=None, v=None, form=None):
+    return activated_dx(ops.conv2d(x, w, b, stride, pad), act, v)
+
+
+def _conv2d_dx_form(dy, w, size, stride, pad, act=None, v=None, b=0, form=None):
     return ops.conv2d_dx(dy, w, size, stride, pad) + b
 
 
-def _conv2d_dx_reference(dy, w, size, stride, pad, act=None, v=None, b=0):
-    return activated_dx(_conv2d_dx_form(dy, w, size, stride, pad, b=b), act, v)
+def _conv2d_dx_reference(dy, w, size, stride, pad, act=None, v=None, b=0, form=None):
+    return activated_dx(ops.conv2d_dx(dy, w, size, stride, pad) + b, act, v)
+
+
+def _conv2d_dw_form(x, dy, kernel, stride, pad, form=None):
+    return ops.conv2d_dw(x, dy, kernel, stride, pad)
 
 
 SPECS = (
@@ -346,7 +352,7 @@ SPECS = (
             _case(1, 16, 16, 64, 64, 4, 4, 2, 1, **BELOW),
         ),
     ),
-    _spec(conv2d_dw, "xy", ops.conv2d_dw, extra=(_case(5, 11, 11, 3, 4, 3, 3, 1, 1),)),  # a sum in several slices
+    _spec(conv2d_dw, "xy", _conv2d_dw_form, extra=(_case(5, 11, 11, 3, 4, 3, 3, 1, 1),)),  # a sum in several slices
     _moments_spec(conv2d_moments, "xw", _conv2d_form),
     _moments_spec(conv2d_dx_moments, "yw", _conv2d_dx_form),
 )
