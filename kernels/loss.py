@@ -14,7 +14,7 @@ from rawgan import losses
 from rawgan.backend import Array
 from rawgan.kernels import launch
 from rawgan.kernels.spec import Spec
-from rawgan.kernels.terms import mean_terms, sum_rows, term
+from rawgan.kernels.terms import PROGRAMS, STEPS, mean_terms, sum_rows, term
 
 TILE = 2048  # logits that a program holds
 
@@ -116,7 +116,7 @@ def _rows(x: Array, labels: Array, loss: Array, source: str | None = None, p: fl
     block = triton.next_power_of_2(K)
     rows = max(1, min(TILE // block, triton.next_power_of_2(N)))
     steps = launch.cdiv(N, rows)
-    programs = 1 if steps <= 4 else min(steps, 256)
+    programs = 1 if steps <= STEPS else min(steps, PROGRAMS)
     dx = launch.empty(x, x.shape)
     partial = loss if programs == 1 else launch.empty(x, (programs,), "float32")
     launch.run(
@@ -168,7 +168,7 @@ def _rows_spec(wrapper, reference, sides: int, first: int, options: tuple[dict, 
         wrapper=wrapper,
         reference=integer_labels,
         make=partial(_make_rows, sides),
-        cases=tuple(case(*sizes, option) for sizes in ((5, 10), (1, 1), (50, 70), (531, 70)) for option in options),
+        cases=tuple(case(*sizes, option) for sizes in ((5, 10), (1, 1), (50, 70), (147, 70)) for option in options),
         benchmarks=(case(128, 10), case(8192, 1000)),
         traffic=lambda itemsize, N, K, **_: sides * N * (2 * itemsize * K + 8),
         flops=lambda N, K, **_: 8 * sides * N * K,
@@ -184,7 +184,7 @@ SPECS = (
     _spec(bce_generator, lambda c, minimax: losses.BCE(minimax=minimax).generator(c), 1, options=MINIMAX),
     _spec(least_squares_discriminator, losses.LeastSquares().discriminator, 2),
     _spec(least_squares_generator, losses.LeastSquares().generator, 1),
-    _spec(wasserstein_discriminator, losses.Wasserstein().discriminator, 2, extra=(((300_007,), (3,)),)),  # programs of two steps
+    _spec(wasserstein_discriminator, losses.Wasserstein().discriminator, 2, extra=(((140_007,), (3,)),)),  # programs of two steps
     _spec(wasserstein_generator, losses.Wasserstein().generator, 1),
     _spec(hinge_discriminator, losses.Hinge().discriminator, 2),
     _spec(mean_score, losses.Wasserstein().score, 1, gradients=False),

@@ -14,7 +14,7 @@ from rawgan.kernels.act import activate
 
 CONFIG = {"BLOCK": 1024, "num_warps": 4}
 STEPS = 4  # blocks that one program goes through before a second one is worth another launch
-PROGRAMS = 256
+PROGRAMS = 128
 
 Side = tuple[Array, str, float, float]  # values, term, P, weight of the mean
 

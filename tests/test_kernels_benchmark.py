@@ -275,10 +275,7 @@ def test_pytorch_computes_the_same(name, monkeypatch):
 
 def test_the_process_with_pytorch(monkeypatch, capsys):
     """It answers for every row, in order, and says why it has no number for one."""
-    said = [
-        [1e9, [["relu", "bfloat16", 0], ["r1_value", "float32", 0, None], ["adam", "float16", 0]]],
-        [0.0, [["relu", "tf32", 0]]],
-    ]
+    rows = [["relu", "bfloat16", 0], ["r1_value", "float32", 0, None], ["adam", "float16", 0]]
 
     def timed(row, device):
         return clock.work if row.kernel == "relu" else real(row, "cpu") if row.kernel == "r1_value" else 1 / 0
