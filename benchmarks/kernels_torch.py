@@ -40,13 +40,13 @@ def plain(act, v=None) -> None:
         raise NotImplementedError("PyTorch has no such epilogue")
 
 
-def conv2d(x, w, b, stride, pad, act=None, v=None):
+def conv2d(x, w, b, stride, pad, act=None, v=None, form=None):
     plain(act, v)
     x, w, how = nchw(x), nchw(w), (pair(stride), symmetric(pad))
     return lambda: F.conv2d(x, w, b, *how)
 
 
-def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None):
+def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None, form=None):
     plain(act, v)
     stride, pad = pair(stride), symmetric(pad)
     rest = [n - ((p - 1) * s - 2 * q + r) for n, p, s, q, r in zip(size, dy.shape[1:3], stride, pad, w.shape[1:3])]
@@ -56,11 +56,11 @@ def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None):
     return lambda: F.conv_transpose2d(dy, w, b, stride, pad, rest)
 
 
-def conv2d_moments(x, w, b, stride, pad, eps, groups):
+def conv2d_moments(x, w, b, stride, pad, eps, groups, form=None):
     return with_moments(conv2d(x, w, b, stride, pad), eps, groups)
 
 
-def conv2d_dx_moments(dy, w, size, stride, pad, eps, groups, b=None):
+def conv2d_dx_moments(dy, w, size, stride, pad, eps, groups, b=None, form=None):
     return with_moments(conv2d_dx(dy, w, size, stride, pad, b=b), eps, groups)
 
 
@@ -73,7 +73,7 @@ def with_moments(convolution, eps, groups):
     return run
 
 
-def conv2d_dw(x, dy, kernel, stride, pad):
+def conv2d_dw(x, dy, kernel, stride, pad, form=None):
     w = nchw(x.new_empty(dy.shape[3], *pair(kernel), x.shape[3]))
     x, dy, how = nchw(x), nchw(dy), (None, pair(stride), symmetric(pad), (1, 1), False, (0, 0), 1, (False, True, False))
     return lambda: aten.convolution_backward(dy, x, w, *how)[1]
