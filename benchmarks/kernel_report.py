@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.kernel_rows import configuration
+
 NOT = "not measured"
 RATES = {"bfloat16": ("bfloat16", 1), "float16": ("bfloat16", 1), "tf32": ("tf32", 1), "float32": ("tf32", 3)}  # ceiling, products
 COLOURS = {"bfloat16": "tab:blue", "float16": "tab:cyan", "tf32": "tab:orange", "float32": "tab:red"}
@@ -82,10 +84,10 @@ def time(cell: dict) -> str:
 
 
 def sizes(row: dict) -> str:
-    """The case in a few words; of the configuration, where one was asked for, the tile, warps and stages."""
+    """The case in a few words, and the configuration where one was asked for."""
     words = [f"{name}={value}".replace(" ", "") for name, value in row["case"].items()]
     if row["config"]:
-        words.append("tile " + "x".join(str(row["config"][key]) for key in row["config"]))
+        words.append(configuration(row["config"]))
     return " ".join(words)
 
 
@@ -154,10 +156,7 @@ def paste(rows: list[dict]) -> list[str]:
     for (kernel, dtype, _), measured in cases.items():
         lines.append(f"# {kernel} {dtype} " + sizes({**measured[0], "config": None}))
         for row in sorted(measured, key=lambda row: row["ours"].get("median_us", float("inf"))):
-            c = row["config"]
-            numbers = (c["BLOCK_M"], c["BLOCK_N"], c["BLOCK_K"], c["num_warps"], c["num_stages"])
             us = row["ours"].get("median_us")
-            lines.append(
-                f"_config({', '.join(map(str, numbers))}),  # {f'{us:.1f} us' if us else NOT}, {row['compiled'][0]['kernel']}"
-            )
+            said = f"{us:.1f} us" if us else NOT
+            lines.append(f"{configuration(row['config'])},  # {said}, {row['compiled'][0]['kernel']}")
     return lines

@@ -7,6 +7,7 @@ ours, reference   what is timed
 
 import json
 from collections.abc import Callable
+from itertools import product as product_of
 from math import prod
 from pathlib import Path
 from runpy import run_path
@@ -23,17 +24,18 @@ kernel_tolerance = run_path(str(Path(__file__).parents[1] / "tests/tolerance.py"
 ITEMSIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 SMALL = 2**21  # values; below, the reference runs on NumPy arrays, as in the tests
 NORMAL = np.random.default_rng(11).normal(size=999_983).astype(np.float32)
+TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
 CONFIGURATION = ("BLOCK", "num_warps", "num_stages", "maxnreg", "STEPS", "SLICES", "ROWS")
 
 
 class Row(NamedTuple):
-    """A kernel by name, a dtype of its Spec, the number of a benchmark case; of a candidate a configuration's number in its table
-    and the form that is insisted on."""
+    """A kernel by name, a dtype of its Spec, the number of a benchmark case; of a candidate its configuration and, where a kernel
+    has several, its form."""
 
     kernel: str
     dtype: str
     case: int
-    config: int | None = None
+    config: launch.Config | None = None
     form: str | None = None
 
     @property
@@ -54,11 +56,11 @@ class Row(NamedTuple):
         """The keywords of the wrapper alone."""
         precision = {"precision": "tf32"} if self.dtype == "tf32" else {}
         form = {"form": self.form} if self.form else {}
-        return precision | form | ({} if self.config is None else {"config": self.table[self.config]})
+        return precision | form | ({} if self.config is None else {"config": self.config})
 
     def __str__(self) -> str:
         sizes = " ".join(f"{name}={value}".replace(" ", "") for name, value in self.sizes.items())
-        how = "" if self.config is None else f", configuration {self.config} {self.form or ''}".rstrip()
+        how = "" if self.config is None else f" {configuration(self.config)} {self.form or ''}".rstrip()
         return f"{self.kernel} {self.dtype} {sizes}{how}"
 
 
@@ -67,21 +69,34 @@ def product(spec: Spec) -> bool:
     return "tf32" in spec.dtypes
 
 
-def select(names: list[str], dtypes: list[str], candidates: bool = False) -> list[Row]:
-    """Every case in every dtype of the kernels named (all without a name), products first; as candidates in every configuration
-    and form."""
+def configuration(config: launch.Config) -> str:
+    """A configuration as a line of gemm.py writes it."""
+    return f"_config({', '.join(str(config[key]) for key in TILE)})"
+
+
+def select(names: list[str], dtypes: list[str]) -> list[Row]:
+    """Every case in every dtype of the kernels named (all without a name), products first."""
     chosen = [spec for spec in specs().values() if not names or spec.name in names]
-    rows = [
+    return [
         Row(spec.name, dtype, case)
         for spec in sorted(chosen, key=lambda spec: not product(spec))
         for case in range(len(spec.benchmarks))
         for dtype in spec.dtypes
         if not dtypes or dtype in dtypes
     ]
-    if not candidates:
-        return rows
-    forms = {row.kernel: sorted({how["form"] for *_, how in row.spec.compiles if "form" in how}) or [None] for row in rows}
-    return [row._replace(config=i, form=form) for row in rows for i in range(len(row.table)) for form in forms[row.kernel]]
+
+
+def candidates(rows: list[Row], tiles: list[tuple[int, int, int]], warps: list[int], stages: list[int]) -> list[Row]:
+    """The rows in every form of their kernel, in every configuration of their table; or with these tiles, warps and stages."""
+    found = []
+    for row in rows:
+        forms = sorted({how["form"] for *_, how in row.spec.compiles if "form" in how}) or [None]
+        configs = [
+            {**row.table[0], **dict(zip(TILE, (*tile, w, s)))}
+            for tile, w, s in product_of(tiles, warps or [4, 8], stages or [3, 4])
+        ]
+        found += [row._replace(config=config, form=form) for config in configs or row.table for form in forms]
+    return found
 
 
 def describe(row: Row) -> dict:
@@ -91,7 +106,7 @@ def describe(row: Row) -> dict:
         "file": row.spec.wrapper.__module__.rpartition(".")[2],
         "dtype": row.dtype,
         "case": json.loads(json.dumps(row.sizes)),
-        "config": None if row.config is None else row.table[row.config],
+        "config": row.config,
         "product": product(row.spec),
         "flops": int(row.spec.flops(**row.sizes)),
         "bytes": int(row.spec.traffic(ITEMSIZE[row.dtype], **row.sizes)),

@@ -2,7 +2,8 @@
 
     python -m benchmarks.kernels                          all of them, within --minutes, on a GPU
     python -m benchmarks.kernels --only conv2d adam       some
-    python -m benchmarks.kernels --candidates conv2d      a product in every configuration and form, as lines for gemm.py
+    python -m benchmarks.kernels --candidates conv2d      a product in every configuration and form, as lines for gemm.py;
+                                                          with --tiles 128x256x64 ... --warps 4 8 --stages 3 4 in these
     python -m benchmarks.kernels --dry-run                all but the measuring, without a GPU: compiled for sm_90, "not measured"
 
 In this order: all rows are compiled, on all cores; the GPU's limits are measured; each row is run once against its reference in
@@ -26,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
-from benchmarks.kernel_rows import Call, Row, describe, prepare, product, select
+from benchmarks.kernel_rows import Call, Row, candidates, describe, prepare, product, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
 from rawgan.kernels import specs
@@ -168,11 +169,24 @@ def failed(row: dict) -> bool:
     return isinstance(row["compiled"], dict) or ("median_us" not in row["ours"] and row["ours"] != NOTHING)
 
 
+def tile(words: str) -> tuple[int, ...]:
+    """128x256x64 as three numbers, all powers of two."""
+    sizes = tuple(int(word) for word in words.split("x"))
+    if len(sizes) != 3 or any(size < 16 or size & (size - 1) for size in sizes):
+        raise argparse.ArgumentTypeError(f"{words!r} is no tile: three powers of two from 16, as in 128x256x64")
+    return sizes
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="KERNEL", help="the kernels to measure")
     parser.add_argument("--dtype", nargs="+", default=[], choices=list(report.RATES), help="the dtypes to measure")
     parser.add_argument("--candidates", metavar="KERNEL", help="a product: measure every configuration of its table, in every form")
+    parser.add_argument(
+        "--tiles", nargs="+", default=[], type=tile, metavar="MxNxK", help="of candidates, in the place of the table"
+    )
+    parser.add_argument("--warps", nargs="+", default=[], type=int, help="with --tiles (4 8)")
+    parser.add_argument("--stages", nargs="+", default=[], type=int, help="with --tiles (3 4)")
     parser.add_argument("--dry-run", action="store_true", help="measure nothing; the files go to a temporary folder")
     parser.add_argument("--minutes", type=float, default=8, help="rows that begin later are left out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="the folder of the files")
@@ -182,6 +196,8 @@ def parse() -> argparse.Namespace:
     for name in [*args.only, *([args.candidates] if args.candidates else [])]:
         if name not in specs():
             raise UserError(f"there is no kernel {name!r}; there are {', '.join(sorted(specs()))}")
+    if (args.tiles or args.warps or args.stages) and not (args.candidates and args.tiles):
+        raise UserError("--tiles is for --candidates, --warps and --stages are for --tiles")
     if args.candidates and not product(specs()[args.candidates]):
         raise UserError(f"{args.candidates} is no product: it has one configuration, in its file")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -195,7 +211,8 @@ def main() -> int:
         draw(json.loads(args.redraw.read_text()), args.redraw)
         return 0
     start = time.monotonic()
-    rows = select([args.candidates] if args.candidates else args.only, args.dtype, bool(args.candidates))
+    rows = select([args.candidates] if args.candidates else args.only, args.dtype)
+    rows = candidates(rows, args.tiles, args.warps, args.stages) if args.candidates else rows
     if not rows:
         raise UserError("none of these kernels has one of these dtypes")
     clock = None if args.dry_run else CupyClock()

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import kernel_report, kernels_torch, timing  # noqa: E402
 from benchmarks import kernels as command  # noqa: E402
-from benchmarks.kernel_rows import Call, Row, arrays, describe, select  # noqa: E402
+from benchmarks.kernel_rows import Call, Row, arrays, candidates, describe, select  # noqa: E402
 from rawgan.kernels import specs  # noqa: E402
 from rawgan.kernels.spec import Spec  # noqa: E402
 
@@ -302,6 +302,14 @@ def test_pytorch_without_a_gpu():
     assert cells == [{"torch": {"not_measured": "the process with PyTorch ended before it"}}] and not saved
 
 
+def test_tiles_in_the_place_of_the_table():
+    rows = candidates(select(["conv2d"], ["bfloat16"])[1:2], [(64, 256, 64), (32, 64, 64)], [8], [])
+    assert [(row.config["BLOCK_N"], row.config["num_warps"], row.config["num_stages"], row.form) for row in rows] == [
+        (n, 8, stages, form) for n in (256, 64) for stages in (3, 4) for form in ("descriptor", "pointer")
+    ]
+    assert {row.config["maxnreg"] for row in rows} == {255}
+
+
 def test_what_pytorch_has_not():
     assert set(specs()) - set(THEIRS) == WITHOUT
 
@@ -357,7 +365,7 @@ def test_candidates(tmp_path):
     cases, lines = len(specs()["conv2d_dw"].benchmarks), done.stdout.splitlines()
     assert lines.count("_config(64, 64, 32, 4, 2),  # not measured, conv2d_dw_kernel") == cases
     assert lines.count("_config(64, 64, 32, 4, 2),  # not measured, conv2d_dw_box_kernel") == cases - 1
-    measured = [describe(row) for row in select(["linear_dw"], ["float32"], candidates=True)[:3]]
+    measured = [describe(row) for row in candidates(select(["linear_dw"], ["float32"])[:1], [], [], [])]
     for row, us in zip(measured, (30.0, 10.0, 20.0)):
         row |= {"ours": {"median_us": us}, "compiled": [{"kernel": "k"}]}
     assert [line.split("# ")[1] for line in kernel_report.paste(measured)[1:]] == ["10.0 us, k", "20.0 us, k", "30.0 us, k"]
@@ -368,6 +376,8 @@ def test_candidates(tmp_path):
     [
         (["--only", "relux"], "there is no kernel 'relux'; there are acgan_discriminator,"),
         (["--candidates", "relu"], "relu is no product"),
+        (["--candidates", "conv2d", "--tiles", "128x100x64"], "'128x100x64' is no tile: three powers of two"),
+        (["--only", "conv2d", "--tiles", "128x64x64"], "--tiles is for --candidates"),
         (["--only", "adam", "--dtype", "tf32", "--dry-run"], "none of these kernels has one of these dtypes"),
     ],
 )
@@ -378,5 +388,6 @@ def test_bad_arguments(arguments, said):
 
 def test_call_gives_the_wrapper_its_precision():
     assert Row("linear", "tf32", 0).how == {"precision": "tf32"} and Row("linear", "float32", 0).how == {}
-    assert Row("linear", "tf32", 0, 1).how["config"]["BLOCK_K"] == 32
+    row = Row("linear", "tf32", 0)
+    assert row._replace(config=row.table[1]).how == {"precision": "tf32", "config": row.table[1]}
     assert Call(Row("uniform", "bfloat16", 0), np).written == [0]
