@@ -7,7 +7,7 @@ ours, reference   what is timed
 
 import json
 from collections.abc import Callable
-from itertools import product as product_of
+from itertools import product
 from math import prod
 from pathlib import Path
 from runpy import run_path
@@ -64,7 +64,7 @@ class Row(NamedTuple):
         return f"{self.kernel} {self.dtype} {sizes}{how}"
 
 
-def product(spec: Spec) -> bool:
+def multiplies(spec: Spec) -> bool:
     """Whether it multiplies matrices: such a kernel picks a configuration, and takes precision= and config=."""
     return "tf32" in spec.dtypes
 
@@ -79,7 +79,7 @@ def select(names: list[str], dtypes: list[str]) -> list[Row]:
     chosen = [spec for spec in specs().values() if not names or spec.name in names]
     return [
         Row(spec.name, dtype, case)
-        for spec in sorted(chosen, key=lambda spec: not product(spec))
+        for spec in sorted(chosen, key=lambda spec: not multiplies(spec))
         for case in range(len(spec.benchmarks))
         for dtype in spec.dtypes
         if not dtypes or dtype in dtypes
@@ -91,10 +91,8 @@ def candidates(rows: list[Row], tiles: list[tuple[int, int, int]], warps: list[i
     found = []
     for row in rows:
         forms = sorted({how["form"] for *_, how in row.spec.compiles if "form" in how}) or [None]
-        configs = [
-            {**row.table[0], **dict(zip(TILE, (*tile, w, s)))}
-            for tile, w, s in product_of(tiles, warps or [4, 8], stages or [3, 4])
-        ]
+        choices = product(tiles, warps or [4, 8], stages or [3, 4])
+        configs = [{**row.table[0], **dict(zip(TILE, (*tile, w, s)))} for tile, w, s in choices]
         found += [row._replace(config=config, form=form) for config in configs or row.table for form in forms]
     return found
 
@@ -107,7 +105,7 @@ def describe(row: Row) -> dict:
         "dtype": row.dtype,
         "case": json.loads(json.dumps(row.sizes)),
         "config": row.config,
-        "product": product(row.spec),
+        "product": multiplies(row.spec),
         "flops": int(row.spec.flops(**row.sizes)),
         "bytes": int(row.spec.traffic(ITEMSIZE[row.dtype], **row.sizes)),
     }

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
-from benchmarks.kernel_rows import Call, Row, candidates, describe, prepare, product, select
+from benchmarks.kernel_rows import Call, Row, candidates, describe, multiplies, prepare, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
 from rawgan.kernels import specs
@@ -182,9 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="KERNEL", help="the kernels to measure")
     parser.add_argument("--dtype", nargs="+", default=[], choices=list(report.RATES), help="the dtypes to measure")
     parser.add_argument("--candidates", metavar="KERNEL", help="a product: measure every configuration of its table, in every form")
-    parser.add_argument(
-        "--tiles", nargs="+", default=[], type=tile, metavar="MxNxK", help="of candidates, in the place of the table"
-    )
+    parser.add_argument("--tiles", nargs="+", default=[], type=tile, metavar="MxNxK", help="of candidates: not those of the table")
     parser.add_argument("--warps", nargs="+", default=[], type=int, help="with --tiles (4 8)")
     parser.add_argument("--stages", nargs="+", default=[], type=int, help="with --tiles (3 4)")
     parser.add_argument("--dry-run", action="store_true", help="measure nothing; the files go to a temporary folder")
@@ -198,7 +196,7 @@ def parse() -> argparse.Namespace:
             raise UserError(f"there is no kernel {name!r}; there are {', '.join(sorted(specs()))}")
     if (args.tiles or args.warps or args.stages) and not (args.candidates and args.tiles):
         raise UserError("--tiles is for --candidates, --warps and --stages are for --tiles")
-    if args.candidates and not product(specs()[args.candidates]):
+    if args.candidates and not multiplies(specs()[args.candidates]):
         raise UserError(f"{args.candidates} is no product: it has one configuration, in its file")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UserError("TRITON_INTERPRET=1 compiles nothing; unset it")
