@@ -12,7 +12,7 @@ again, which is cheaper than loading them. stats and means are those of moments.
 import triton
 import triton.language as tl
 
-from rawgan.backend import Array
+from rawgan.backend import Array, array_module
 from rawgan.kernels import launch
 from rawgan.kernels.act import activate
 from rawgan.kernels.conv import conv2d, conv2d_dx
@@ -120,7 +120,7 @@ def _forward_reference(product):
         for group in range(groups):
             mean += 0.1 * (stats[0][group] - mean)
             var += 0.1 * (stats[1][group] * (M := parts.shape[1]) / (M - 1) - var)
-        return z, activated(norm_ops.affine(xhat, gamma, beta), act).reshape(z.shape), stats
+        return z, activated(norm_ops.affine(xhat, gamma, beta), act).reshape(z.shape), array_module(z).stack(stats)
 
     return reference
 
