@@ -42,13 +42,17 @@ def activate(x, ACT: tl.constexpr, SLOPE: tl.constexpr):
         u = 1.0 + e  # log1p(e) = log(u) e / (u - 1): the rounding of u cancels
         log1p = tl.where(u == 1.0, e, tl.log(u) * e / tl.where(u == 1.0, 1.0, u - 1.0))
         x = tl.where(x <= 0, 0.0, x) + log1p
+    else:
+        tl.static_assert(ACT is None, "there is no such activation")
     return x
 
 
 @triton.jit
 def activate_dx(dy, v, ACT: tl.constexpr, SLOPE: tl.constexpr):
     """f'(x) dy, with v = y for tanh and sigmoid, v = x for the others."""
-    if ACT == "relu":
+    if ACT is None:
+        return dy
+    elif ACT == "relu":
         return tl.where(v > 0, dy, 0.0)
     elif ACT == "leaky_relu":
         return tl.where(v > 0, dy, SLOPE * dy)
@@ -57,6 +61,7 @@ def activate_dx(dy, v, ACT: tl.constexpr, SLOPE: tl.constexpr):
     elif ACT == "sigmoid":
         return v * (1.0 - v) * dy
     else:
+        tl.static_assert(ACT == "softplus", "there is no such activation")
         return _sigmoid(v) * dy
 
 
@@ -68,6 +73,7 @@ def activate_dx2(ddx, dy, v, ACT: tl.constexpr):
     elif ACT == "sigmoid":
         return v * (1.0 - v) * (1.0 - 2.0 * v) * dy * ddx
     else:
+        tl.static_assert(ACT == "softplus", "there is no such activation with a second derivative")
         s = _sigmoid(v)
         return s * (1.0 - s) * dy * ddx
 

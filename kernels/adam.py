@@ -15,10 +15,49 @@ import triton.language as tl
 from rawgan import optim
 from rawgan.backend import Array
 from rawgan.kernels import launch
-from rawgan.kernels.gemm import sum_slices
+from rawgan.kernels.gemm import load
 from rawgan.kernels.spec import Spec
 
-CONFIG = {"BLOCK": 1024, "num_warps": 4}
+CONFIG = {"BLOCK": 1024, "FEW": 8, "LANES": 32, "num_warps": 4}  # more slices than FEW are added LANES at a time
+
+
+@triton.jit
+def _row(table_ptr):
+    """(first parameter, how many, where their gradient begins, slices, from one slice to the next)."""
+    row = table_ptr + tl.program_id(0) * 5
+    return tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
+
+
+@triton.jit
+def _few(g_ptr, at, mask, slices, size):
+    """The sum of a few slices, one after another."""
+    g = load(g_ptr, at, mask)
+    i = 1
+    while i < slices:
+        g += load(g_ptr, at + i * size, mask)
+        i += 1
+    return g
+
+
+@triton.jit
+def _many(g_ptr, at, mask, slices, size, LANES: tl.constexpr):
+    """The sum of many, LANES of them side by side."""
+    lane = tl.arange(0, LANES)
+    total = tl.zeros((LANES, at.shape[0]), tl.float32)
+    i = 0
+    while i < slices:
+        total += load(g_ptr, at[None, :] + (i + lane)[:, None] * size, (i + lane < slices)[:, None] & mask[None, :])
+        i += LANES
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _whole(g_ptr, offs, mask, SIZE: tl.constexpr, SLICES: tl.constexpr):
+    """The sum of slices of all parameters."""
+    g = load(g_ptr, offs, mask)
+    for i in range(1, SLICES):
+        g += load(g_ptr, i * SIZE + offs, mask)
+    return g
 
 
 @triton.jit
@@ -32,57 +71,84 @@ def _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask):
 
 
 @triton.jit
-def _gradient(g_ptr, table_ptr, SIZE: tl.constexpr, SLICES: tl.constexpr, BLOCK: tl.constexpr):
-    """(offsets, which of them count, the gradient there): a BLOCK of all parameters, or with a table a BLOCK of one of them."""
-    lane = tl.arange(0, BLOCK)
-    if table_ptr is None:
-        offs = tl.program_id(0) * BLOCK + lane
-        mask = offs < SIZE
-        g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
-    else:
-        row = table_ptr + tl.program_id(0) * 5
-        offs = tl.load(row) + lane
-        mask = lane < tl.load(row + 1)
-        first = tl.load(row + 2) + lane
-        slices = tl.load(row + 3)
-        g = tl.load(g_ptr + first, mask=mask, other=0.0)
-        size = tl.load(row + 4)
-        i = 1
-        while i < slices:
-            g += tl.load(g_ptr + first + i * size, mask=mask, other=0.0)
-            i += 1
-    return offs, mask, g
+def _adam(
+    g, offs, mask, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
+    correction1 = (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
+    correction2 = (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
+    m = BETA1 * load(m_ptr, offs, mask) + (1 - BETA1) * g
+    v = BETA2 * load(v_ptr, offs, mask) + (1 - BETA2) * (g * g)
+    tl.store(m_ptr + offs, m, mask=mask)
+    tl.store(v_ptr + offs, v, mask=mask)
+    move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
+    _store_theta(load(theta_ptr, offs, mask) - move, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 @triton.jit
 def adam_kernel(
     theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
-    LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
+    LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
+    FEW: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    offs, mask, g = _gradient(g_ptr, table_ptr, SIZE, SLICES, BLOCK)
-    t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
-    correction1 = (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
-    correction2 = (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
-    m = BETA1 * tl.load(m_ptr + offs, mask=mask, other=0.0) + (1 - BETA1) * g
-    v = BETA2 * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - BETA2) * (g * g)
-    tl.store(m_ptr + offs, m, mask=mask)
+    lane = tl.arange(0, BLOCK)
+    if table_ptr is None:
+        offs = tl.program_id(0) * BLOCK + lane
+        g = _whole(g_ptr, offs, offs < SIZE, SIZE, SLICES)
+        _adam(
+            g, offs, offs < SIZE, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
+            BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+        )  # fmt: skip
+    else:
+        start, count, first, slices, size = _row(table_ptr)
+        if slices <= FEW:
+            g = _few(g_ptr, first + lane, lane < count, slices, size)
+            _adam(
+                g, start + lane, lane < count, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
+                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+            )  # fmt: skip
+        else:
+            narrow = tl.arange(0, BLOCK // LANES)
+            sums = _many(g_ptr, first + narrow, narrow < count, slices, size, LANES)
+            _adam(
+                sums, start + narrow, narrow < count, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
+                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+            )  # fmt: skip
+
+
+@triton.jit
+def _rmsprop(
+    g, offs, mask, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr
+):
+    lr = tl.load(lr_ptr) / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
+    v = RHO * load(v_ptr, offs, mask) + (1 - RHO) * (g * g)
     tl.store(v_ptr + offs, v, mask=mask)
-    move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
-    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, tick_ptr, offs, mask)
+    theta = load(theta_ptr, offs, mask) - lr * g / (tl.sqrt(v) + EPS)
+    _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 @triton.jit
 def rmsprop_kernel(
     theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
-    SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr,
+    FEW: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    offs, mask, g = _gradient(g_ptr, table_ptr, SIZE, SLICES, BLOCK)
-    lr = tl.load(lr_ptr) / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
-    v = RHO * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - RHO) * (g * g)
-    tl.store(v_ptr + offs, v, mask=mask)
-    theta = tl.load(theta_ptr + offs, mask=mask, other=0.0) - lr * g / (tl.sqrt(v) + EPS)
-    _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask)
+    lane = tl.arange(0, BLOCK)
+    if table_ptr is None:
+        offs = tl.program_id(0) * BLOCK + lane
+        g = _whole(g_ptr, offs, offs < SIZE, SIZE, SLICES)
+        _rmsprop(g, offs, offs < SIZE, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
+    else:
+        start, count, first, slices, size = _row(table_ptr)
+        if slices <= FEW:
+            g = _few(g_ptr, first + lane, lane < count, slices, size)
+            _rmsprop(g, start + lane, lane < count, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
+        else:
+            narrow = tl.arange(0, BLOCK // LANES)
+            sums = _many(g_ptr, first + narrow, narrow < count, slices, size, LANES)
+            _rmsprop(sums, start + narrow, narrow < count, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
 
 
 def adam(
@@ -140,13 +206,15 @@ def slice_table(parts: list[tuple[int, int, int, int]]) -> np.ndarray:
     """
     rows = []
     for theta, size, g, slices in parts:
-        for start in range(0, size, CONFIG["BLOCK"]):
-            rows.append((theta + start, min(size - start, CONFIG["BLOCK"]), g + start, slices, size))
+        block = CONFIG["BLOCK"] // (1 if slices <= CONFIG["FEW"] else CONFIG["LANES"])
+        rows += [(theta + start, min(size - start, block), g + start, slices, size) for start in range(0, size, block)]
     return np.array(rows, np.int32)
 
 
 def _parts(theta: Array, g: Array, table: Array | None, *others: Array | None) -> tuple[tuple[int], int]:
-    """The grid, and how many slices of the gradient there are where no table says it."""
+    """The grid, and how many slices of the gradient there are where no table says it. Raises ValueError for a g not in float32."""
+    if g.dtype != "float32":
+        raise ValueError(f"the optimizers take gradients in float32, got {g.dtype}")
     launch.fit(*((theta.size, a.size) for a in others if a is not None))
     if table is not None:
         return (len(table),), 1
@@ -186,7 +254,7 @@ def _make(array, n, slices=1, t=1, lr=2e-4, low=False, moments=2, parts=None, **
     f32 = "float32"
     shape = (slices, n) if slices > 1 else (n,)
     if parts:
-        shape = (sum(size * count for _, size, _, count in parts),)
+        shape = (max(start + size * count for _, size, start, count in parts),)
         rows = slice_table(parts)
         table = array(*rows.shape, dtype="int32")
         table[...] = rows
@@ -205,7 +273,9 @@ def _traffic(state):
 
 
 ADAM = {"betas": (0.5, 0.999), "eps": 1e-8}
-PARTS = {"parts": [(0, 1100, 900, 3), (1100, 400, 0, 2), (1500, 100, 800, 1)]}  # theta, size, g, slices of each parameter
+PARTS = {
+    "parts": [(0, 1100, 900, 3), (1100, 400, 0, 2), (1500, 50, 800, 1), (1550, 50, 4200, 70)]
+}  # theta, size, g, slices of each parameter
 RMSPROP = {"rho": 0.9, "eps": 1e-7, "moments": 1}
 
 SPECS = (

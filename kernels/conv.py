@@ -1,6 +1,6 @@
 """Convolution, its transpose and its weight gradient as Triton kernels. The mathematics is in rawgan/ops/conv.py.
 
-Each of the three takes one of these forms, chosen by the sizes alone:
+Each of the three takes one of these forms, chosen by sizes, dtype, alignment and the GPU's capability:
 
     descriptor   conv_descriptor.py   channels that fill a step, strides that divide the image: the copy engine of Hopper gathers
     pointer      conv_pointer.py      everything
@@ -53,9 +53,13 @@ def _divide(sizes: Sizes) -> bool:
     return sizes["H"] % sizes["STRIDE_H"] == 0 == sizes["W"] % sizes["STRIDE_W"]
 
 
-def _choose(form: str | None, arrays, precision: str, config, capability: int | None, shape, boxed: Callable, norm=None):
-    """("descriptor" or "pointer", configuration) for an output of `shape` = (rows, columns), the tiles filling a GPU of that
-    capability; boxed(configuration): whether its steps are boxes."""
+def _choose(
+    form: str | None, arrays, precision: str, config, capability: int | None, shape: tuple[int, int], boxed: Callable,
+    norm=None, classes: int = 1,
+) -> tuple[str, launch.Config]:  # fmt: skip
+    """("descriptor" or "pointer", configuration) for an output of `shape` = (rows, columns) in each of so many classes, the tiles
+    filling a GPU of that capability; boxed(configuration): whether its steps are boxes."""
+    rows = shape[0]
     dtype = arrays[0].dtype
     configs = table(dtype, precision) if config is None else (config,)
     boxes = form == "descriptor" or (form is None and launch.capability(arrays[0]) >= 90)
@@ -65,9 +69,9 @@ def _choose(form: str | None, arrays, precision: str, config, capability: int | 
         fitting = tuple(c for c in configs if c["BLOCK_N"] >= 64 and boxed(c))
     if form == "descriptor" and not fitting:
         raise ValueError("these arrays cannot be read in boxes: the descriptor form does not serve them")
-    configs = tuple(c for c in configs if _whole(norm, shape[0], c["BLOCK_M"]))
+    configs = tuple(c for c in configs if _whole(norm, rows, c["BLOCK_M"]))
     if not configs and not fitting:
-        raise ValueError(f"no tile is whole in each of {norm.groups} groups of {shape[0] // norm.groups} rows")
+        raise ValueError(f"no tile is whole in each of {norm.groups} groups of {rows // norm.groups} rows")
     return (
         ("descriptor", launch.pick(fitting, shape, capability)) if fitting else ("pointer", launch.pick(configs, shape, capability))
     )
@@ -116,7 +120,7 @@ def _conv2d(
     else:
         tile, tiles, given, kernel = {}, launch.cdiv(N * P * Q, config["BLOCK_M"]), (x, w), pointer.conv2d_kernel
         sizes = sizes if C % config["BLOCK_K"] == 0 else _folded(sizes)
-    v, arrays, constants = _normalized(norm, v, tiles, columns, N * P * Q)
+    v, arrays, constants = _normalized(norm, b, v, tiles, columns, N * P * Q)
     launch.run(kernel, (tiles * columns,), *given, b, v, y, arrays, **sizes, **finish, **constants, **tile, **config)
     return y
 
@@ -160,7 +164,7 @@ def _conv2d_dx(
         tile_n = tile_of(c["BLOCK_M"], *blocks[1:])["TILE_N"]
         return K % c["BLOCK_K"] == 0 and C * w.itemsize % 16 == 0 and _whole(norm, N, tile_n)
 
-    form, config = _choose(form, (dy, w), precision, config, launch.capability(dy), (rows, C), boxed, norm)
+    form, config = _choose(form, (dy, w), precision, config, launch.capability(dy), (rows, C), boxed, norm, sh * sw)
     columns, classes = launch.cdiv(C, config["BLOCK_N"]), sh * sw
     if form == "descriptor":
         tile = tile_of(config["BLOCK_M"], *blocks[1:])
@@ -169,7 +173,7 @@ def _conv2d_dx(
         kernel = descriptor.conv2d_dx_box_kernel
     else:
         tile, tiles, given, kernel = {}, launch.cdiv(rows, config["BLOCK_M"]), (dy, w), pointer.conv2d_dx_kernel
-    v, arrays, constants = _normalized(norm, v, tiles * classes, columns, N * H * W)
+    v, arrays, constants = _normalized(norm, b, v, tiles * classes, columns, N * H * W)
     launch.run(kernel, (tiles * columns, classes), *given, b, v, dx, arrays, **sizes, **finish, **constants, **tile, **config)
     return dx
 
@@ -192,10 +196,12 @@ def _whole(norm: Moments | Sums | None, size: int, tile: int) -> bool:
     return norm is None or norm.groups == 1 or size % (norm.groups * tile) == 0
 
 
-def _normalized(norm: Moments | Sums | None, v: Array | None, tiles: int, columns: int, rows: int) -> tuple:
+def _normalized(norm: Moments | Sums | None, b: Array | None, v: Array | None, tiles: int, columns: int, rows: int) -> tuple:
     """What the kernel reads at the place of its output, the arrays of its statistics, and their constants."""
     if norm is None:
         return v, None, NO_NORM
+    if isinstance(norm, Sums) and (v is not None or b is not None):
+        raise ValueError("with Sums a product is a gradient: it takes neither a bias nor v")
     return norm.z if isinstance(norm, Sums) else v, *norm.arguments(tiles, columns, rows)
 
 

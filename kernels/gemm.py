@@ -2,8 +2,8 @@
 
 Every product takes out=, an array to write to, precision= and config=. For float32 arrays `precision` is
 
-    tf32x3   three TF32 products on the tensor cores, as accurate as float32 (the default)
-    tf32     one, with 11 bits of each factor
+    tf32x3   three TF32 products on the tensor cores, which lose 3 2^-22 of a product at worst, float32 2^-24 (the default)
+    tf32     one, with 11 bits of each factor: tensor cores cut the others off
     ieee     float32 arithmetic without tensor cores
 
 Sums are in float32 in any case. `config` overrides the configuration that is picked from the table, to measure another.
@@ -81,15 +81,6 @@ def finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT: tl.constexpr, 
     return acc
 
 
-@triton.jit
-def sum_slices(slices_ptr, offs, mask, SIZE: tl.constexpr, SLICES: tl.constexpr):
-    """The sum over slices of SIZE values each, in their order."""
-    total = tl.load(slices_ptr + offs, mask=mask, other=0.0)
-    for i in range(1, SLICES):
-        total += tl.load(slices_ptr + i * SIZE + offs, mask=mask, other=0.0)
-    return total
-
-
 def split(steps: int, tiles: int, capability: int) -> tuple[int, int]:
     """(steps of a slice, slices) for a sum of so many steps: two programs per multiprocessor, 4 steps or more in each."""
     slices = min(max(1, 2 * MULTIPROCESSORS.get(capability, 132) // tiles), cdiv(steps, 4))
@@ -105,7 +96,7 @@ def activated(y, act: str | None, slope: float = 0.2):
 
 def activated_dx(y, act: str | None, v=None, slope: float = 0.2):
     """What `finish` makes of a product: y act'(v) where there is a v, else act(y)."""
-    if v is None:
+    if v is None or act is None:
         return activated(y, act, slope)
     return ops.leaky_relu_dx(y, v, slope) if act == "leaky_relu" else getattr(ops, f"{act}_dx")(y, v)
 

@@ -154,19 +154,31 @@ def _gpu_driver(cupy):
 
 _compiled: list | None = None  # what compile_only gathers; None outside it
 _recorded: "Recording | None" = None  # what record gathers; None outside it
+_driver: DriverBase | None = None  # what _activate made Triton's
 _handles: dict = {}
+
+
+def _activate(driver: DriverBase | None) -> None:
+    """Makes a driver Triton's own; None: whichever Triton finds."""
+    global _driver
+    if driver is None:
+        triton.runtime.driver.reset_active()
+    elif driver is not _driver:
+        triton.runtime.driver.set_active(driver)
+    _driver = driver
 
 
 @contextmanager
 def compile_only(capability: int) -> Iterator[list]:
     """Inside, `run` compiles for sm_<capability>, launches nothing, and appends what it compiled to the list this gives."""
     global _compiled
-    _compiled = []
-    triton.runtime.driver.set_active(CompileOnly(capability))
+    before, _compiled = _driver, []
+    _activate(CompileOnly(capability))
     try:
         yield _compiled
     finally:
         _compiled = None
+        _activate(before)
 
 
 def capability(x: Array) -> int:
@@ -218,7 +230,8 @@ def run(kernel, grid: tuple[int, ...], *arguments: Argument, **constants) -> Non
     constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
     for a in arrays(arguments):
         if not (a.flags.c_contiguous and a.dtype in DTYPES and a.size < 2**31):
-            raise ValueError(f"a kernel takes contiguous arrays of {', '.join(DTYPES.values())}, got {a.dtype} {a.shape}")
+            wanted = f"contiguous arrays of {', '.join(DTYPES.values())} with less than 2^31 values"
+            raise ValueError(f"a kernel takes {wanted}, got {a.dtype} {a.shape}{'' if a.flags.c_contiguous else ' with gaps'}")
     if _compiled is not None:
         _compiled.append(kernel.warmup(*_given(arguments, lambda a: Pointer(0, DTYPES[a.dtype])), grid=grid, **constants))
         return
@@ -271,11 +284,13 @@ class Recording(list[Launch]):
 def record(dry: bool = False) -> Iterator[Recording]:
     """Inside, every `run` is also written down in the Recording this gives, and every `empty`; dry: instead of being started."""
     global _recorded
-    before, _recorded = _recorded, Recording(dry)
+    if _recorded is not None:
+        raise ValueError("a recording is under way already")
+    _recorded = Recording(dry)
     try:
         yield _recorded
     finally:
-        _recorded = before
+        _recorded = None
 
 
 def _given(arguments: tuple[Argument, ...], pointer: Callable[[Array], Pointer]) -> list:
@@ -298,11 +313,14 @@ def _handle(cupy, kernel, grid, arguments, constants) -> Callable[[], None]:
     """A start on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
     if triton.knobs.runtime.interpret:
         raise UserError("TRITON_INTERPRET=1 runs kernels on NumPy arrays, got CuPy arrays; unset it to run on the GPU")
+    device = cupy.cuda.runtime.getDevice()
+    if any(a.device.id != device for a in arrays(arguments)):
+        raise ValueError(f"a kernel runs on the current device, {device}, where all its arrays have to be")
     kinds = (over(a, lambda a: (a.dtype, address(a) % 16 == 0)) for a in arguments)
-    key = (kernel, cupy.cuda.runtime.getDevice(), *kinds, *constants.items())
+    key = (kernel, device, *kinds, *constants.items())
     given = _given(arguments, lambda a: Pointer(address(a), DTYPES[a.dtype]))
+    _activate(_gpu_driver(cupy))
     if key not in _handles:
-        triton.runtime.driver.set_active(_gpu_driver(cupy))
         compiled = kernel.warmup(*given, grid=grid, **constants)
         rest = [constants[name] for name in kernel.arg_names[len(given) :]]
         _handles[key] = compiled.run, (compiled.function, compiled.packed_metadata, None, None, None), rest
@@ -327,11 +345,12 @@ def cdiv(a: int, b: int) -> int:
 def pick(table: tuple[Config, ...], shape: tuple[int, int], capability: int | None) -> Config:
     """The configuration for an output of `shape` (rows, columns), from a table that begins with its largest tile.
 
-    Of the tiles that are no larger than the output, the first that gives every multiprocessor one; else the one that gives most.
+    Of the tiles that are no larger than the output, the first that gives nine in ten multiprocessors one (sizes are powers of 2,
+    132 is none); else the one that gives most.
     The last of the table, the smallest, serves what is smaller still. capability None: the tiles need not fill a GPU.
     """
     rows, columns = (1 << max(size - 1, 15).bit_length() for size in shape)
     fitting = [c for c in table if c["BLOCK_M"] <= rows and c["BLOCK_N"] <= columns] or [table[-1]]
     tiles = [prod(cdiv(size, c[block]) for size, block in zip(shape, ("BLOCK_M", "BLOCK_N"))) for c in fitting]
-    target = MULTIPROCESSORS.get(capability, 132) if capability else 1
+    target = 0.9 * MULTIPROCESSORS.get(capability, 132) if capability else 1
     return next((c for c, n in zip(fitting, tiles) if n >= target), fitting[tiles.index(max(tiles))])

@@ -14,11 +14,12 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels import launch
-from rawgan.kernels.gemm import activated_dx, below, compiles, finish, split, sum_slices, table
+from rawgan.kernels.gemm import activated_dx, below, compiles, finish, split, table
+from rawgan.kernels.moments import add_sums
 from rawgan.kernels.spec import Spec
 from rawgan.ops import linear as ops
 
-SUM = {"BLOCK": 1024, "num_warps": 4}
+TILE = 1024  # values of slices that are added at a time
 
 
 @triton.jit
@@ -57,22 +58,22 @@ def matmul_kernel(
 
 @triton.jit
 def sum_slices_kernel(
-    slices_ptr, bias_ptr, v_ptr, out_ptr,
-    SIZE: tl.constexpr, SLICES: tl.constexpr, N: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    slices_ptr, bias_ptr, v_ptr, out_ptr, SIZE: tl.constexpr, SLICES: tl.constexpr, N: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
-    total = sum_slices(slices_ptr, offs, mask, SIZE, SLICES)[None, :]
+    total = add_sums(slices_ptr, offs, mask, SLICES, SIZE, LANES)[None, :]
     total = finish(total, bias_ptr, v_ptr, offs % N, mask, offs[None, :], mask[None, :], ACT, SLOPE)
     tl.store(out_ptr + offs[None, :], total.to(out_ptr.dtype.element_ty), mask=mask[None, :])
 
 
-def add_slices(
-    slices: Array, out: Array, b: Array | None = None, v: Array | None = None, act: str | None = None, slope=0.0
-) -> Array:
-    """out = act(sum of the slices + b), in their order; slices (slices, *out.shape), b along the last axis, v as in gemm.finish."""
+def add_slices(slices: Array, out: Array, b=None, v=None, act: str | None = None, slope: float = 0.0) -> Array:
+    """out = act(sum of the slices + b), in a fixed order; slices (n, *out.shape), b along the last axis, v as in gemm.py."""
+    lanes = min(32, triton.next_power_of_2(len(slices)))  # side by side: a long sum one by one would wait for each load
     sizes = {"SIZE": out.size, "SLICES": len(slices), "N": out.shape[-1], "ACT": act, "SLOPE": slope}
-    launch.run(sum_slices_kernel, (launch.cdiv(out.size, SUM["BLOCK"]),), slices, b, v, out, **sizes, **SUM)
+    how = {"LANES": lanes, "BLOCK": TILE // lanes, "num_warps": 4}
+    launch.run(sum_slices_kernel, (launch.cdiv(out.size, how["BLOCK"]),), slices, b, v, out, **sizes, **how)
     return out
 
 

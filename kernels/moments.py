@@ -29,37 +29,38 @@ BLOCK_S: tl.constexpr = tl.constexpr(32)  # slices that are merged at a time
 def merge_moments(slices_ptr, at, mask, SLICES: tl.constexpr, WIDTH: tl.constexpr):
     """Mean and variance of each column, from count, mean and squared distances, (SLICES, 3, WIDTH), at `at`.
 
-    The mean first, then the distances: of each slice from its own mean, and of its mean from the mean of all.
+    The mean first, then the distances: of each slice from its own mean, and of its mean from the mean of all. BLOCK_S lanes go
+    through the slices side by side, and are added at the end.
     """
-    count = tl.zeros(at.shape, tl.float32)
-    total = tl.zeros(at.shape, tl.float32)
+    lane = tl.arange(0, BLOCK_S)
+    counts = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
+    totals = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
     for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        part = at[None, :] + i[:, None] * 3 * WIDTH
-        inside = (i < SLICES)[:, None] & mask[None, :]
+        part = at[None, :] + (first + lane)[:, None] * 3 * WIDTH
+        inside = (first + lane < SLICES)[:, None] & mask[None, :]
         n = load(slices_ptr, part, inside)
-        count += tl.sum(n, 0)
-        total += tl.sum(n * load(slices_ptr, part + WIDTH, inside), 0)
-    count = tl.maximum(count, 1.0)
-    mean = total / count
-    m2 = tl.zeros(at.shape, tl.float32)
+        counts += n
+        totals += n * load(slices_ptr, part + WIDTH, inside)
+    count = tl.maximum(tl.sum(counts, 0), 1.0)
+    mean = tl.sum(totals, 0) / count
+    totals = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
     for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        part = at[None, :] + i[:, None] * 3 * WIDTH
-        inside = (i < SLICES)[:, None] & mask[None, :]
+        part = at[None, :] + (first + lane)[:, None] * 3 * WIDTH
+        inside = (first + lane < SLICES)[:, None] & mask[None, :]
         delta = load(slices_ptr, part + WIDTH, inside) - mean[None, :]
-        m2 += tl.sum(load(slices_ptr, part + 2 * WIDTH, inside) + load(slices_ptr, part, inside) * delta * delta, 0)
-    return mean, m2 / count
+        totals += load(slices_ptr, part + 2 * WIDTH, inside) + load(slices_ptr, part, inside) * delta * delta
+    return mean, tl.sum(totals, 0) / count
 
 
 @triton.jit
-def add_sums(slices_ptr, at, mask, SLICES: tl.constexpr, STEP: tl.constexpr):
-    """The sums over the slices, STEP values apart."""
-    total = tl.zeros(at.shape, tl.float32)
-    for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        total += tl.sum(load(slices_ptr, at[None, :] + i[:, None] * STEP, (i < SLICES)[:, None] & mask[None, :]), 0)
-    return total
+def add_sums(slices_ptr, at, mask, SLICES: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr = BLOCK_S):
+    """The sums over the slices, STEP values apart, by LANES lanes side by side."""
+    lane = tl.arange(0, LANES)
+    totals = tl.zeros((LANES, at.shape[0]), tl.float32)
+    for first in range(0, SLICES, LANES):
+        i = first + lane
+        totals += load(slices_ptr, at[None, :] + i[:, None] * STEP, (i < SLICES)[:, None] & mask[None, :])
+    return tl.sum(totals, 0)
 
 
 @triton.jit
@@ -213,6 +214,8 @@ class Moments:
     def arguments(self, tiles: int, columns: int, rows: int) -> tuple[MomentsArrays, dict]:
         """The arrays and constants for a product of so many tiles in so many columns, with `rows` rows in all."""
         K = len(self.gamma)
+        if rows < 2 * self.groups:
+            raise ValueError("one value per channel has no variance: BatchNorm wants a batch of 2 or more")
         launch.fit(*((a.shape, (K,)) for a in (self.beta, self.running_mean, self.running_var)))
         slices, counter = _room(self.gamma, (tiles, 3, K), columns)
         self.stats = launch.empty(self.gamma, (5, self.groups, K), "float32")

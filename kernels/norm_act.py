@@ -183,7 +183,8 @@ def _spec(wrapper, reference, up: bool, backward: bool) -> Spec:
         reference=reference,
         make=_make(up, backward),
         cases=(
-            _case(4, 16, 64, 64, 4, 2, 1, groups=2),  # in boxes
+            _case(4, 16, 64, 64, 4, 2, 1, groups=2),  # these two in boxes
+            _case(5, 8, 64, 64, 3, 1, 1, None),
             _case(3, 7, 5, 6, 3, 2, 1, "tanh"),
             _case(8, 8, 16, 16, 4, 2, 1, "relu", 2),
         ),

@@ -14,6 +14,7 @@ from tolerance import assert_close, kernel_tolerance
 
 from rawgan.errors import UserError
 from rawgan.kernels import kernels, launch, specs
+from rawgan.kernels.moments import Moments, Sums
 
 HERE = Path(__file__).parent
 SPECS = specs()
@@ -108,6 +109,41 @@ def test_no_silent_fallback():
         kernels.linear(x, np.ones((2, 3), np.float32))
     with pytest.raises(AttributeError):
         kernels.no_such_kernel  # noqa: B018
+    with launch.record(dry=True):
+        with pytest.raises(ValueError, match="a recording is under way already"), launch.record():
+            pass
+        theta, half = np.zeros(4, np.float32), np.zeros(4, np.float16)
+        with pytest.raises(ValueError, match="the optimizers take gradients in float32, got float16"):
+            kernels.adam(theta, half, theta, theta, np.zeros(1, np.int32), np.zeros(1, np.float32))
+
+
+def test_statistics_that_cannot_be():
+    """BatchNorm of one value, groups that no tile fits, a bias where a gradient goes through."""
+    x, w, one = np.ones((1, 4, 4, 3), np.float32), np.ones((5, 4, 4, 3), np.float32), np.ones(5, np.float32)
+    with launch.record(dry=True):
+        with pytest.raises(ValueError, match="one value per channel has no variance"):
+            kernels.conv2d(x, w, norm=Moments(one, one, one, one))
+        with pytest.raises(ValueError, match="no tile is whole in each of 2 groups of 1 rows"):
+            kernels.conv2d(np.ones((2, 4, 4, 3), np.float32), w, norm=Moments(one, one, one, one, groups=2))
+        sums = Sums(np.ones((1, 1, 1, 5), np.float32), np.ones((5, 1, 5), np.float32))
+        with pytest.raises(ValueError, match="neither a bias nor v"):
+            kernels.conv2d(x, w, one, norm=sums)
+
+
+def test_unknown_activation():
+    """No kernel is compiled, or interpreted, for an activation that there is not."""
+    code = """
+import numpy as np
+from rawgan.kernels import kernels
+x = np.ones((4, 4), "float32")
+for how in ({"act": "leakyrelu"}, {"act": "swish", "v": x}):
+    try:
+        kernels.linear(x, x, **how)
+    except Exception as error:
+        print("no such activation" in str(error))
+print(np.array_equal(kernels.linear(x, x, v=x), kernels.linear(x, x)))
+"""
+    assert python("-c", code, TRITON_INTERPRET="1").split() == ["True", "True", "True"]
 
 
 def test_without_triton():
@@ -121,11 +157,12 @@ TABLE = tuple({"BLOCK_M": m, "BLOCK_N": n} for m, n in ((128, 128), (128, 64), (
 
 @pytest.mark.parametrize(
     "shape, capability, want",
-    [((2**16, 512), 90, (128, 128)), ((128 * 100, 128), 90, (128, 64)), ((128 * 100, 100), 80, (128, 64)),
+    [((2**16, 512), 90, (128, 128)), ((128 * 100, 128), 90, (128, 64)), ((128 * 100, 100), 80, (128, 128)),
+     ((128 * 128, 128), 90, (128, 128)),
      ((2**16, 3), 90, (128, 16)), ((64, 64), 90, (32, 32)), ((5, 3), 100, (32, 32))],
 )  # fmt: skip
 def test_pick(shape, capability, want):
-    """The largest tile that gives every multiprocessor one; the same answer each time, the table left as it was."""
+    """The largest tile that gives nine in ten multiprocessors one; the same answer each time, the table left as it was."""
     before = [dict(c) for c in TABLE]
     got = [launch.pick(TABLE, shape, capability) for _ in range(2)]
     assert got[0] == got[1] == dict(zip(("BLOCK_M", "BLOCK_N"), want))

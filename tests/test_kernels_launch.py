@@ -51,7 +51,7 @@ from rawgan.kernels import kernels, launch
 
 stream = Names(ptr=0x700)
 cuda = Names(
-    runtime=Names(getDevice=lambda: 0), Device=lambda n: Names(compute_capability="90"), get_current_stream=lambda: stream
+    runtime=Names(getDevice=lambda: 0), Device=lambda n: Names(compute_capability="90", id=n), get_current_stream=lambda: stream
 )
 class Array:  # as much of a cupy.ndarray as a launch looks at
     __module__ = "cupy"
@@ -82,6 +82,9 @@ stream.ptr = 0xa00
 for again in launches:
     again()
 print(*(again.name for again in launches), launch.launched["act_kernel"])
+with launch.compile_only(80):
+    pass
+launches[1]()  # the driver for tensor maps is CuPy's again
 try:
     kernels.relu(Array((3000,), "uint16", 0x1002))  # not aligned: another kernel
 except TypeError:
@@ -105,11 +108,12 @@ def test_launch_from_cupy_arrays(tmp_path):
     said = [line if "grid 3" in line else line.split(" pointers")[0] for line in done.stdout.splitlines()]
     assert said == [
         "launch grid 3 1 1 stream 0x700 pointers 1000 2000",
-        "launch grid 256 1 1 stream 0x700",
+        "launch grid 128 1 1 stream 0x700",
         "launch grid 3 1 1 stream 0x900 pointers 4000 2000",
-        "launch grid 256 1 1 stream 0x900",
+        "launch grid 128 1 1 stream 0x900",
         "launch grid 3 1 1 stream 0xa00 pointers 4000 2000",
-        "launch grid 256 1 1 stream 0xa00",
+        "launch grid 128 1 1 stream 0xa00",
         "act_kernel conv2d_box_kernel 2",
+        "launch grid 128 1 1 stream 0xa00",
         "compiles again",
     ]

@@ -77,6 +77,7 @@ def worker(name: str, where: str) -> dict:
         "kernels": [float(np.abs(a - b).max()) for a, b in zip(got, want)],
         "numpy": [float(np.abs(a - b).max()) for a, b in zip(plain, want)],
         "launched": dict(launch.launched),
+        "capability": launch.capability(device.asarray(np.zeros(1))),
         "same bits": all(np.array_equal(a, b) for a, b in zip(got, again)),
     }
 
@@ -93,7 +94,8 @@ def test_steps_on_kernels_equal_numpy(name, where):
     for what, got, plain in zip(("losses", "G", "D"), said["kernels"], said["numpy"]):
         assert got <= 4 * plain, f"{what}: {got:.3g} from float64, NumPy's float32 is {plain:.3g}"
     assert said["same bits"]
-    assert RUNS[name].launches <= said["launched"].keys()
+    wanted = RUNS[name].launches if said["capability"] >= 90 else RUNS[name].launches - BOX
+    assert wanted <= said["launched"].keys()
 
 
 if __name__ == "__main__":

@@ -31,8 +31,20 @@ def from_bf16(a):
 
 
 def to_tf32(a):
-    bits = a.view(np.uint32)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+    """float32 with the 13 lowest bits cut off, as tensor cores do with what they are given."""
+    return (np.ascontiguousarray(a).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def tf32x3(a, b):
+    """a b from three products of TF32: each factor as the nearest TF32 number and what is left of it; the smallest is dropped."""
+    (a, a_rest), (b, b_rest) = (
+        (high := to_tf32((np.ascontiguousarray(x).view(np.uint32) + np.uint32(0x1000)).view(np.float32)), to_tf32(x - high))
+        for x in (a, b)
+    )
+    total = np.float32(0)
+    for left, right in ((a_rest, b), (a, b_rest), (a, b)):
+        total = (total + left.astype(np.float64) @ right.astype(np.float64)).astype(np.float32)
+    return total
 
 
 def float64(a):
@@ -44,7 +56,7 @@ def float64(a):
 
 
 def mend_interpreter():
-    """Triton's interpreter multiplies bfloat16 as the integers it holds them in, truncates to bfloat16, and ignores TF32."""
+    """Triton's interpreter multiplies bfloat16 as the integers it holds them in, truncates to bfloat16, and knows no TF32."""
     import triton.language as tl
     from triton._C.libtriton.ir import INPUT_PRECISION
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -57,6 +69,8 @@ def mend_interpreter():
         return TensorHandle(to_tf32(a.data), tl.float32) if precision == INPUT_PRECISION.TF32 and a.data.itemsize == 4 else a
 
     def create_dot(self, a, b, d, precision, *rest):
+        if a.dtype.scalar == tl.float32 and precision == INPUT_PRECISION.TF32x3:
+            return TensorHandle((d.data + tf32x3(a.data, b.data)).astype(np.float32), tl.float32)
         return dot(self, exact(a, precision), exact(b, precision), d, precision, *rest)
 
     def cast_impl(self, a, dtype):

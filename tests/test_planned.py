@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 from rawgan.backend import CPU, Device, choose_device, to_host
-from rawgan.errors import UserError
 from rawgan.kernels import launch
 from rawgan.losses import Hinge, LeastSquares
 from rawgan.models.dcgan import dcgan_discriminator
 from rawgan.models.recipes import RECIPES, Recipe
-from rawgan.optim import SGD, RMSprop
+from rawgan.optim import RMSprop
 from rawgan.planned import PlannedStep
 from rawgan.random import Random
 
