@@ -24,7 +24,8 @@ def figures() -> None:
 def main(folder: Path) -> int:
     """Sphinx's exit status: 0, or what a warning makes of it."""
     figures()
-    status = build_main(["-q", "-W", "--keep-going", "-E", "-a", "-b", "html", "-d", str(folder / ".doctrees"), str(ROOT / "docs"), str(folder)])
+    options = ["-q", "-W", "--keep-going", "-E", "-a", "-b", "html", "-d", str(folder / ".doctrees")]
+    status = build_main([*options, str(ROOT / "docs"), str(folder)])
     if status == 0:
         print(f"open {folder / 'index.html'}")
     return status

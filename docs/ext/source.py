@@ -1,18 +1,19 @@
 """Code quoted from where it stands, and links into the repository; whatever does not exist there fails the build.
 
-    ```{source} rawgan/ops/conv.py conv2d           the function, its docstring left out
-    :from: xp = array_module                        from the one line that has this text
-    :to: K, R, S, C                                 to the next one that has this
-    :docstring:                                     with the docstring
-    ```
-    {file}`rawgan/ops/conv.py`                      a file, with a listing of its own on the site
-    {file}`rawgan/ops/conv.py conv2d`               the line where a function begins
-    {test}`tests/test_conv.py::test_both[one pixel]`  a test, by class, name and case
+```{source} rawgan/ops/conv.py conv2d           the function, its docstring left out
+:from: xp = array_module                        from the one line that has this text
+:to: K, R, S, C                                 to the next one that has this
+:docstring:                                     with the docstring
+```
+{file}`rawgan/ops/conv.py`                      a file, with a listing of its own on the site
+{file}`rawgan/ops/conv.py conv2d`               the line where a function begins
+{test}`tests/test_conv.py::test_both[one pixel]`  a test, by class, name and case
 """
 
 import ast
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -55,13 +56,11 @@ def names(node) -> list[str]:
 def quote(path: str, name: str, start: str | None = None, end: str | None = None, docstring: bool = False) -> tuple[str, int, int]:
     """The lines of a definition, and the numbers of the first and the last."""
     node, lines = find(path, name)
-    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    numbers = list(range(first, node.end_lineno + 1))
-    if not docstring and ast.get_docstring(node, clean=False) if isinstance(node, ast.FunctionDef | ast.ClassDef) else False:
+    numbers = list(range(min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]), node.end_lineno + 1))
+    if not docstring and hasattr(node, "body") and ast.get_docstring(node):
         said = node.body[0]
-        numbers = [n for n in numbers if not said.lineno <= n <= said.end_lineno]
-        if lines[said.end_lineno].strip() == "" and said.end_lineno + 1 in numbers:
-            numbers.remove(said.end_lineno + 1)
+        after = said.end_lineno + 1 if not lines[said.end_lineno :][:1] == [""] else said.end_lineno + 2
+        numbers = [n for n in numbers if not said.lineno <= n < after]
     if start is not None:
         hits = [n for n in numbers if start in lines[n - 1]]
         if len(hits) != 1:
@@ -72,9 +71,7 @@ def quote(path: str, name: str, start: str | None = None, end: str | None = None
         if not hits:
             raise SourceError(f"{end!r} does not stand in {name} in {path}, or not after {start!r}")
         numbers = numbers[: numbers.index(hits[0]) + 1]
-    chosen = [lines[n - 1] for n in numbers]
-    indent = min(len(line) - len(line.lstrip()) for line in chosen if line.strip())
-    return "\n".join(line[indent:] for line in chosen), numbers[0], numbers[-1]
+    return dedent("\n".join(lines[n - 1] for n in numbers)), numbers[0], numbers[-1]
 
 
 def reference(path: str, text: str, line: int | None = None) -> nodes.reference:
@@ -83,8 +80,7 @@ def reference(path: str, text: str, line: int | None = None) -> nodes.reference:
         raise SourceError(f"there is no file {path}")
     listed.add(path)
     anchor = f"#L-{line}" if line else ""
-    node = nodes.reference("", "", nodes.literal("", text), internal=True, refuri=f"code/{path}.html{anchor}")
-    return node
+    return nodes.reference("", "", nodes.literal("", text), internal=True, refuri=f"code/{path}.html{anchor}")
 
 
 class Source(SphinxDirective):
@@ -95,10 +91,9 @@ class Source(SphinxDirective):
     def run(self):
         path, name = self.arguments
         code, first, last = quote(path, name, self.options.get("from"), self.options.get("to"), "docstring" in self.options)
-        self.env.note_dependency(str(ROOT / path))
-        place = nodes.paragraph("", "", reference(path, f"{path}, lines {first} to {last}" if last > first else f"{path}, line {first}", first))
-        block = nodes.literal_block(code, code, language="python")
-        return [nodes.container("", place, block, classes=["quoted"])]
+        place = f"{path}, lines {first} to {last}" if last > first else f"{path}, line {first}"
+        where = nodes.paragraph("", "", reference(path, place, first))
+        return [nodes.container("", where, nodes.literal_block(code, code, language="python"), classes=["quoted"])]
 
 
 class File(SphinxRole):

@@ -30,8 +30,12 @@ def generator_gradients(figure):
     """What each objective tells G of one fake with score c: the slope of its loss, by the objectives' own generator()."""
     c = np.linspace(-6, 6, 241)
     slope, value = figure.subplots(1, 2)
-    for objective, name, colour in ((BCE(minimax=True), "minimax", GREY), (BCE(), "non-saturating", BLUE), (LeastSquares(), "least squares", GREEN),
-                                    (Wasserstein(), "Wasserstein, hinge", ORANGE)):  # fmt: skip
+    for objective, name, colour in (
+        (BCE(minimax=True), "minimax", GREY),
+        (BCE(), "non-saturating", BLUE),
+        (LeastSquares(), "least squares", GREEN),
+        (Wasserstein(), "Wasserstein, hinge", ORANGE),
+    ):
         said = [objective.generator(np.array([score])) for score in c]
         value.plot(c, [loss for loss, _ in said], color=colour, label=name)
         slope.plot(c, [dc[0] for _, dc in said], color=colour, label=name)
@@ -49,12 +53,17 @@ def four_distances(figure):
     p = bell(x, 0, 0.15)
     p /= p.sum()
     shifts = np.linspace(0, 5, 61)
-    rows = {"total variation": [], "Jensen-Shannon": [], "Kullback-Leibler / 100": [], "earth mover's": []}
+    measures = {
+        "total variation": total_variation,
+        "Jensen-Shannon": jensen_shannon,
+        "Kullback-Leibler / 100": lambda p, q: kl(p, q) / 100,
+        "earth mover's": lambda p, q: earth_movers(p, q, x),
+    }
+    rows = {name: [] for name in measures}
     for shift in shifts:
         q = bell(x, shift, 0.15)
-        q /= q.sum()
-        for name, measure in zip(rows, (total_variation, jensen_shannon, lambda p, q: kl(p, q) / 100, lambda p, q: earth_movers(p, q, x))):
-            rows[name].append(measure(p, q))
+        for name, measure in measures.items():
+            rows[name].append(measure(p, q / q.sum()))
     axes = figure.subplots()
     for (name, values), colour in zip(rows.items(), (GREY, BLUE, GREEN, ORANGE)):
         axes.plot(shifts, values, label=name, color=colour)

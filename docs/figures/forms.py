@@ -18,7 +18,7 @@ def grid(axes, left, top, values, shade=None, size=0.42, lines=INK) -> None:
     rows, columns = np.shape(values)
     for i in range(rows):
         for j in range(columns):
-            colour, alpha = (shade[i][j] if shade is not None and shade[i][j] is not None else ("none", 0))
+            colour, alpha = shade[i][j] if shade is not None and shade[i][j] is not None else ("none", 0)
             axes.add_patch(Rectangle((left + j, top - i - 1), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
             axes.add_patch(Rectangle((left + j, top - i - 1), 1, 1, fill=False, edgecolor=lines, linewidth=0.7))
             if values[i][j] is not None:
@@ -55,7 +55,9 @@ def conv_and_adjoint(figure):
     """One output pixel of a 3x3 convolution, stride 2, pad 1: what it reads, and what its cotangent writes."""
     forward, adjoint = figure.subplots(1, 2)
     H, P, stride, pad = 6, 3, 2, 1
-    for axes, title in ((forward, "conv2d reads: y[1,1] gathers nine pixels"), (adjoint, "conv2d_dx writes: dy[1,1] adds to nine pixels")):
+    forward.set_title("conv2d reads: y[1,1] gathers nine pixels")
+    adjoint.set_title("conv2d_dx writes: dy[1,1] adds to nine pixels")
+    for axes in (forward, adjoint):
         empty = [[None] * H for _ in range(H)]
         p = q = 1
         touched = {(p * stride + r - pad, q * stride + s - pad) for r in range(3) for s in range(3)}
@@ -68,7 +70,6 @@ def conv_and_adjoint(figure):
         arrow(axes, *(ends if axes is forward else ends[::-1]), colour, 0.15 if axes is forward else -0.15)
         axes.text(3, -0.7, "x  (6 x 6)" if axes is forward else "dx  (6 x 6)", ha="center")
         axes.text(10.1, 0.8, "y  (3 x 3)" if axes is forward else "dy  (3 x 3)", ha="center")
-        axes.set_title(title)
         axes.set(xlim=(-0.3, 12), ylim=(-1.1, 6.3))
         plain(axes)
 
@@ -95,8 +96,8 @@ def conv_matrix(figure):
 @drawing(7, 2.9)
 def overlaps(figure):
     """How many taps reach each pixel of a transposed convolution: the checkerboard, and pixels that nothing reaches."""
-    for axes, (R, stride, title) in zip(figure.subplots(1, 3), ((4, 2, "4 taps, stride 2: even"), (3, 2, "3 taps, stride 2: a checkerboard"),
-                                                               (2, 3, "2 taps, stride 3: some never"))):  # fmt: skip
+    cases = ((4, 2, "4 taps, stride 2: even"), (3, 2, "3 taps, stride 2: a checkerboard"), (2, 3, "2 taps, stride 3: some never"))
+    for axes, (R, stride, title) in zip(figure.subplots(1, 3), cases):
         P, pad = 4, 1 if R == 4 else 0
         H = (P - 1) * stride + R - 2 * pad
         H = H if R != 2 else P * stride

@@ -11,17 +11,23 @@ from docs.figures.forms import grid, plain
 def gemm_view(figure):
     """y (M, K) = a (M, R S C) b (R S C, K), with the tile that one program computes and the step of its loop."""
     axes = figure.subplots()
-    boxes = ((0, 0, 6, 4.4, "a: patches of x, never stored", BLUE), (6.6, 4.9, 3, 3.2, "b: w, transposed", ORANGE), (6.6, 0, 3, 4.4, "y", GREEN))
-    for x, y, width, height, name, colour in boxes:
+    for x, y, width, height in ((0, 0, 6, 4.4), (6.6, 4.9, 3, 3.2), (6.6, 0, 3, 4.4)):
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=INK, linewidth=1))
     axes.add_patch(Rectangle((0, 2.2), 6, 1.1, facecolor=BLUE, alpha=0.18))
     axes.add_patch(Rectangle((2, 2.2), 1, 1.1, facecolor=BLUE, alpha=0.6))
     axes.add_patch(Rectangle((7.6, 4.9), 1, 3.2, facecolor=ORANGE, alpha=0.18))
     axes.add_patch(Rectangle((7.6, 6.5), 1, 0.53, facecolor=ORANGE, alpha=0.6))
     axes.add_patch(Rectangle((7.6, 2.2), 1, 1.1, facecolor=GREEN, alpha=0.6))
-    for x, y, text, turn in ((3, -0.45, "R S C: taps and channels", 0), (-0.4, 2.2, "M = N P Q pixels", 90), (8.1, -0.45, "K filters", 0),
-                             (3, 3.7, "a: patches of x, never stored", 0), (8.1, 8.35, "b: the filters", 0), (9.95, 1.1, "y", 0),
-                             (2.5, 2.75, "BLOCK_M x\nBLOCK_K", 0), (8.1, 2.75, "acc", 0)):  # fmt: skip
+    for x, y, text, turn in (
+        (3, -0.45, "R S C: taps and channels", 0),
+        (-0.4, 2.2, "M = N P Q pixels", 90),
+        (8.1, -0.45, "K filters", 0),
+        (3, 3.7, "a: patches of x, never stored", 0),
+        (8.1, 8.35, "b: the filters", 0),
+        (9.95, 1.1, "y", 0),
+        (2.5, 2.75, "BLOCK_M x\nBLOCK_K", 0),
+        (8.1, 2.75, "acc", 0),
+    ):
         axes.text(x, y, text, ha="center", va="center", rotation=turn, fontsize=7 if "BLOCK" in text else 10)
     axes.annotate("", (5.6, 1.9), (0.4, 1.9), arrowprops={"arrowstyle": "-|>", "color": INK})
     axes.text(3, 1.55, "for k in range(0, R S C, BLOCK_K)", ha="center", fontsize=8)

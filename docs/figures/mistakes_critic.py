@@ -46,8 +46,12 @@ right_call, right_value = Penalty.__call__, WGANGP.value
 def mistake_norms(figure):
     axes = figure.subplots()
     axes.axhline(1, color=GREY, linewidth=0.8)
-    cases = (("as it should be", WGANGP, "value", right_value, BLUE), ("value without its gradient", Penalty, "__call__", value_alone, RED),
-             ("without the square", WGANGP, "value", without_the_square, ORANGE), ("one-sided", WGANGP, "value", one_sided_by_accident, GREEN))  # fmt: skip
+    cases = (
+        ("as it should be", WGANGP, "value", right_value, BLUE),
+        ("value without its gradient", Penalty, "__call__", value_alone, RED),
+        ("without the square", WGANGP, "value", without_the_square, ORANGE),
+        ("one-sided", WGANGP, "value", one_sided_by_accident, GREEN),
+    )
     for name, place, method, wrong, colour in cases:
         with patch.object(place, method, wrong):
             norms = watched(lambda gan, said: float(said["gradient_norm"]))

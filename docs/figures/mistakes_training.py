@@ -39,9 +39,12 @@ def from_the_modes(gan, said) -> float:
 @drawing(7, 2.9)
 def mistake_generator(figure):
     axes = figure.subplots()
-    for name, place, method, wrong, colour in (("as it should be", GAN, "generator_gradient", right_gradient, BLUE),
-                                               ("sign flipped", Wasserstein, "generator", descends, RED),
-                                               ("not connected through D", GAN, "generator_gradient", not_connected, ORANGE)):  # fmt: skip
+    cases = (
+        ("as it should be", GAN, "generator_gradient", right_gradient, BLUE),
+        ("sign flipped", Wasserstein, "generator", descends, RED),
+        ("not connected through D", GAN, "generator_gradient", not_connected, ORANGE),
+    )
+    for name, place, method, wrong, colour in cases:
         with patch.object(place, method, wrong):
             axes.plot(watched(from_the_modes, rate=2e-3), color=colour, label=name)
     axes.set(yscale="log", xlabel="step on the ring", title="distance of a mode from the nearest of 256 fakes")
@@ -113,7 +116,7 @@ def mistake_log(figure):
         wrong = from_probabilities(x)
     axes = figure.subplots()
     axes.plot(x, -softplus(-x), color=BLUE, label="-softplus(-x)")
-    axes.plot(x, wrong, color=RED, linestyle="--", label=f"log(sigmoid(x)) in float32: -inf for {np.isinf(wrong).sum()} of {len(x)} scores here")
+    axes.plot(x, wrong, color=RED, linestyle="--", label="log(sigmoid(x)): -inf where it is shaded")
     axes.axvspan(x[0], x[np.isinf(wrong)].max(), color=RED, alpha=0.1, linewidth=0)
     axes.set(xlabel="score x")
     axes.legend(fontsize=8)
