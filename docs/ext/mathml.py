@@ -15,7 +15,7 @@ def mathml(latex: str, display: str, where: str) -> str:
         made = convert(latex, display=display)
     except Exception as error:  # latex2mathml has a dozen kinds, none with a place
         raise FormulaError(f"{where}: {latex!r}: {type(error).__name__} {error}") from error
-    if "\\" in made:
+    if "\\" in made or "&amp;" in made or ">&<" in made:
         raise FormulaError(f"{where}: a command was not understood in {latex!r}")
     return made
 
