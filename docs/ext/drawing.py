@@ -14,7 +14,7 @@ class DrawingError(SphinxError):
 
 class Drawing(SphinxDirective):
     required_arguments, has_content = 1, True
-    option_spec = {"alt": directives.unchanged_required, "wide": directives.flag}  # noqa: RUF012
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012
 
     def run(self):
         path = FOLDER / f"{self.arguments[0]}.svg"
@@ -24,11 +24,10 @@ class Drawing(SphinxDirective):
             raise DrawingError(f"the figure {path.stem} needs :alt: and a caption")
         label = nodes.Text(self.options["alt"]).astext().replace('"', "&quot;")
         svg = path.read_text().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-        kind = "drawing wide" if "wide" in self.options else "drawing"
         caption = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, caption)
         words = caption.children[0].children if caption.children else []
-        opening = nodes.raw("", f'<figure class="{kind}">{svg}<figcaption>', format="html")
+        opening = nodes.raw("", f'<figure class="drawing">{svg}<figcaption>', format="html")
         return [opening, nodes.paragraph("", "", *words), nodes.raw("", "</figcaption></figure>", format="html")]
 
 

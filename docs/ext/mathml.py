@@ -1,8 +1,13 @@
 """Formulas as MathML, made while the pages are built: every current browser draws it with the fonts it has."""
 
+import re
+
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 from sphinx.errors import SphinxError
+
+
+THIN = '<mspace width="0.17em"/>'
 
 
 class FormulaError(SphinxError):
@@ -17,7 +22,11 @@ def mathml(latex: str, display: str, where: str) -> str:
         raise FormulaError(f"{where}: {latex!r}: {type(error).__name__} {error}") from error
     if "\\" in made or "&amp;" in made or ">&<" in made:
         raise FormulaError(f"{where}: a command was not understood in {latex!r}")
-    return made
+    made = re.sub(
+        r"<msup>(<mi>.</mi>)<mi>(&#x0203[23];)</mi></msup>", r"<mrow>\1<mo>\2</mo></mrow>", made
+    )  # a prime is raised by itself
+    made = re.sub(r"(<mi>(?:log|tanh)</mi>)(?!<mo|</)", rf"\1{THIN}", made)
+    return re.sub(r"(?<=</mi>|msub>)(<mi>(?:log|tanh)</mi>)", rf"{THIN}\1", made)
 
 
 def inline(writer, node):

@@ -43,7 +43,7 @@ def generator_gradients(figure):
     slope.set(title="its slope: how hard G is pushed", xlabel="score c of a fake", ylim=(-2.5, 1.2))
     for axes in (slope, value):
         axes.grid()
-    value.legend(loc="upper right", fontsize=8)
+    slope.legend(loc="lower right", fontsize=8)
 
 
 @drawing(7, 2.9)
@@ -101,5 +101,5 @@ def critic_slopes(figure):
     with np.errstate(divide="ignore", invalid="ignore"):
         axes.plot(x, 3 * p / (p + q), color=RED, label="3 x best D of BCE: flat where the fakes are")
     axes.plot(x, -x, color=GREEN, label="best critic of slope 1: tells the way everywhere")
-    axes.set(ylim=(-3.2, 4.4), yticks=())
-    axes.legend(loc="upper right", fontsize=8)
+    axes.set(ylim=(-3.2, 3.6), yticks=())
+    axes.legend(loc="lower left", fontsize=8)

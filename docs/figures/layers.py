@@ -96,7 +96,7 @@ def adam_paths(figure):
             optimizer.step(valley(parameters.flat))
             path.append(parameters.flat.copy())
         ways.plot(*np.array(path).T, color=colour, marker=".", markersize=4, linewidth=1.2, label=name)
-    ways.legend(loc="lower right", fontsize=8)
+    ways.legend(loc="upper right", fontsize=8)
     ways.set(title="60 steps down a valley", xlim=(-2.2, 0.6), ylim=(-0.8, 0.8))
     t = np.arange(1, 61)
     for beta, colour in ((0.5, GREEN), (0.9, ORANGE), (0.999, BLUE)):

@@ -7,7 +7,7 @@ from docs.figures import BLUE, GREEN, GREY, INK, ORANGE, RED, drawing
 from docs.figures.forms import grid, plain
 
 
-@drawing(7, 3.6)
+@drawing(7, 5.2)
 def gemm_view(figure):
     """y (M, K) = a (M, R S C) b (R S C, K), with the tile that one program computes and the step of its loop."""
     axes = figure.subplots()
@@ -28,7 +28,7 @@ def gemm_view(figure):
         (2.5, 2.75, "BLOCK_M x\nBLOCK_K", 0),
         (8.1, 2.75, "acc", 0),
     ):
-        axes.text(x, y, text, ha="center", va="center", rotation=turn, fontsize=7 if "BLOCK" in text else 10)
+        axes.text(x, y, text, ha="center", va="center", rotation=turn, fontsize=8 if "BLOCK" in text else 10)
     axes.annotate("", (5.6, 1.9), (0.4, 1.9), arrowprops={"arrowstyle": "-|>", "color": INK})
     axes.text(3, 1.55, "for k in range(0, R S C, BLOCK_K)", ha="center", fontsize=8)
     axes.set(xlim=(-0.9, 10.6), ylim=(-0.9, 8.8))
