@@ -6,7 +6,6 @@ from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 from sphinx.errors import SphinxError
 
-
 THIN = '<mspace width="0.17em"/>'
 
 
