@@ -28,7 +28,6 @@ def pages_with(language: str):
 @pages_with("python")
 def test_python_blocks(page, monkeypatch, tmp_path):
     """All of a page run one after another, in one namespace."""
-    monkeypatch.syspath_prepend(ROOT)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page.stem}
     for i, block in enumerate(blocks(page, "python")):
@@ -99,11 +98,8 @@ def test_named_tests_exist():
 
 def test_explore_draws():
     """The notebook, headless, with few steps: pictures that are not empty, cotangents of every layer."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        from docs.explore import app
-    finally:
-        sys.path.remove(str(ROOT))
+    from docs.explore import app
+
     outputs, made = app.run(defs={"steps": 20})
     assert any(output is not None for output in outputs)
     for name in ("digit", "flow", "surface"):

@@ -103,13 +103,19 @@ class File(SphinxRole):
         return [reference(path, f"{name} in {path}" if name else path, line)], []
 
 
+def find_test(name: str) -> tuple[str, int]:
+    """The file and the line of tests/FILE.py::Class::function[case]. Raises SourceError without one."""
+    name, _, case = name.partition("[")
+    path, *rest = name.split("::")
+    line = find(path, ".".join(rest))[0].lineno
+    if case.removesuffix("]") not in (ROOT / path).read_text():
+        raise SourceError(f"{path} has no case {case.removesuffix(']')!r}")
+    return path, line
+
+
 class Test(SphinxRole):
     def run(self):
-        path, *rest = self.text.partition("[")[0].split("::")
-        case = self.text.partition("[")[2].removesuffix("]")
-        line = find(path, ".".join(rest))[0].lineno
-        if case and case not in (ROOT / path).read_text():
-            raise SourceError(f"{path} has no case {case!r}")
+        path, line = find_test(self.text)
         return [reference(path, self.text.removeprefix("tests/"), line)], []
 
 

@@ -84,7 +84,7 @@ def mistake_one_batch(figure):
 def mistake_statistics(figure):
     """The same ten z in inference, among other neighbours in training mode, and with statistics that nobody averaged."""
     gan = digits_gan(Random(0))
-    for _ in digits_steps(gan, Random(0), 500):
+    for _ in digits_steps(gan, Random(0), 350):
         pass
     net = gan.generator
     rng = np.random.default_rng(1)
