@@ -131,6 +131,11 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
     return parts
 
 
+def address(a: Array) -> int:
+    """Where an array begins in memory."""
+    return a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr
+
+
 def to_host(a) -> np.ndarray:
     """A NumPy array with the values of `a`, copied from the GPU if it lies there."""
     return a.get() if _library(a) == "cupy" else np.asarray(a)
