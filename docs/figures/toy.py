@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from rawgan.data import batches, load, to_float
+from rawgan.data import load, to_float
 from rawgan.gan import GAN
 from rawgan.init import dcgan_init, he_uniform
 from rawgan.layers import Parameters
@@ -55,7 +55,7 @@ def digits_gan(random: Random, z: int = 8, width: int = 8) -> GAN:
 
 def digits_steps(gan: GAN, random: Random, steps: int, z: int = 8) -> Iterator[dict]:
     """What each of so many training steps said."""
-    images = load("digits", 16)
-    order = batches(images, BATCH, random.stream("data"))
+    images = load("digits", 16).images
     for _ in range(steps):
-        yield gan.train_step(to_float(images.images[next(order)]), random.stream("z").standard_normal((BATCH, z), dtype=np.float32))
+        real = to_float(images[random.stream("data").integers(len(images), size=BATCH)])
+        yield gan.train_step(real, random.stream("z").standard_normal((BATCH, z), dtype=np.float32))
