@@ -27,7 +27,7 @@ EXCUSED = {
         "Planes:source", "Crop:source", "Sequential:source", "unit",
     ],
 }  # fmt: skip
-DERIVATIVE = re.compile(r"_d(x2?|w|b)$")
+DERIVATIVE = re.compile(r"_dd?[xywb]2?$")
 EQUATION = re.compile(r"=|~|mean\(|[DG]:  |\w\[n\]|U\(0, 1\)")
 SHAPES = re.compile(r"\((N|K|P|H|C|\.\.\.)[,)]|shape|broadcast")
 
