@@ -39,7 +39,7 @@ def _():
 
 @app.cell
 def _():
-    steps = int(mo.cli_args().get("steps") or 500)  # of both trainings; fewer: marimo export html docs/explore.py -- --steps 50
+    steps = int(mo.cli_args().get("steps") or 600)  # of both trainings; fewer: marimo export html docs/explore.py -- --steps 50
     return (steps,)
 
 
@@ -55,16 +55,16 @@ def _(steps):
 
 @app.cell
 def _():
-    first = np.random.default_rng(3).uniform(-2, 2, Z).round(1)
+    first = np.random.default_rng(8).uniform(-2, 2, Z).round(1)
     sliders = mo.ui.array(
         [mo.ui.slider(-2.5, 2.5, 0.1, value=float(v), label=f"z[{i}]", show_value=True) for i, v in enumerate(first)]
     )
-    mo.vstack(
-        [
-            mo.md("## The latent space\n\nOne digit for these eight numbers, and what each number does to it from -2.5 to 2.5."),
-            sliders,
-        ]
-    )
+    about = """
+    ## The latent space
+
+    One digit for these eight numbers, and what each number does to it from -2.5 to 2.5.
+    """
+    mo.vstack([mo.md(about), *(mo.hstack(sliders[i : i + 2], justify="start", gap=3) for i in range(0, Z, 2))])
     return (sliders,)
 
 
