@@ -4,6 +4,7 @@ Transparent, and what is drawn in INK takes the colour of the page's text, so a 
 """
 
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -58,8 +59,9 @@ def draw(name: str) -> Path:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{salt}", text)
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.svg"
-    path.write_text(text)
-    return path
+    part = path.with_suffix(f".{os.getpid()}")  # whole or not at all: two builds may draw at once
+    part.write_text(text)
+    return part.replace(path)
 
 
 def stale(name: str) -> bool:
