@@ -77,11 +77,11 @@ def add_slices(
 
 
 def _matmul(
-    a, b, M, N, K, bias=None, act=None, slope=0.0, v=None, precision="tf32x3", config=None, transposed=(False, False)
+    a, b, M, N, K, bias=None, act=None, slope=0.0, v=None, out=None, precision="tf32x3", config=None, transposed=(False, False)
 ) -> Array:
     """The product; where it has few tiles, its long sum is split over the programs that would be idle."""
-    y = launch.empty(a, (M, N))
-    launch.fit((y.shape, y.shape if v is None else v.shape))
+    y = launch.empty(a, (M, N)) if out is None else out
+    launch.fit((y.shape, (M, N)), (y.shape, y.shape if v is None else v.shape))
     capability = launch.capability(a)
     config = config or launch.pick(table(a.dtype, precision), (M, N), capability)
     tiles = launch.cdiv(M, config["BLOCK_M"]) * launch.cdiv(N, config["BLOCK_N"])
@@ -98,7 +98,7 @@ def _matmul(
 def linear(
     x: Array, w: Array, b: Array | None = None, *, act: str | None = None, slope: float = 0.2, v: Array | None = None, **how
 ) -> Array:
-    """y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v). `how` is precision= and config=: see gemm.py."""
+    """y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v). `how` is out=, precision= and config=: see gemm.py."""
     launch.fit((x.shape[1], w.shape[1]), (w.shape[0], len(w if b is None else b)))
     return _matmul(x, w, len(x), *w.shape, bias=b, act=act, slope=slope, v=v, transposed=(False, True), **how)
 
