@@ -72,8 +72,8 @@ def missing(path: Path, node, siblings: set[str]) -> list[str]:
         facts["shapes"] = SHAPES.search(everything) or re.search("any shape", own, re.IGNORECASE) or is_elementwise(node)
     else:
         facts["shapes"] = SHAPES.search(everything + head)
-    helper = isinstance(node, ast.FunctionDef) and path.parent.name != "ops"  # of classes, which name the source
-    if not helper and not DERIVATIVE.search(node.name):
+    serves = isinstance(node, ast.FunctionDef) and path.parent.name != "ops"  # a class, which names the source
+    if not serves and not DERIVATIVE.search(node.name):
         facts["source"] = re.search("Sources?: ", own + operation(path)) or "as in the paper" in own
     left_out = [name for name, found in facts.items() if not found]
     sentence = own.split("\n\n")[0]
