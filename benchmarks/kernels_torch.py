@@ -207,14 +207,21 @@ def softplus_dx(dy, x):
     return lambda: aten.softplus_backward(dy, x, 1, 20)
 
 
-def adam(theta, g, m, v, step, lr, betas, eps, low=None):
+def adam(theta, g, m, v, step, lr, betas, eps, low=None, table=None):
+    untabled(table)
     optimizer = torch.optim.Adam([theta], float(lr[0]), tuple(betas), eps, fused=True)
     return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, exp_avg=m, exp_avg_sq=v)
 
 
-def rmsprop(theta, g, v, step, lr, rho, eps, decay, low=None):
+def rmsprop(theta, g, v, step, lr, rho, eps, decay, low=None, table=None):
+    untabled(table)
     optimizer = torch.optim.RMSprop([theta], float(lr[0]) / (1 + decay * (int(step[0]) - 1)), rho, eps, foreach=True)
     return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, square_avg=v)
+
+
+def untabled(table):
+    if table is not None:
+        raise NotImplementedError("PyTorch's optimizers do not sum slices")
 
 
 def optimizer_step(optimizer, theta, g, low, **state):

@@ -20,7 +20,7 @@ from rawgan.kernels import conv_pointer as pointer
 from rawgan.kernels import launch
 from rawgan.kernels.conv_descriptor import Sizes, box, connected, image_box, tile_of, tiles_of
 from rawgan.kernels.gemm import activated_dx, compiles, split, table, thin_config
-from rawgan.kernels.linear import add_slices, linear, linear_dw, linear_dx
+from rawgan.kernels.linear import add_slices, linear, linear_dw, linear_dx, outputs
 from rawgan.kernels.moments import NO_NORM, Moments, Sums
 from rawgan.kernels.spec import Spec
 from rawgan.ops import conv as ops
@@ -201,16 +201,20 @@ def _normalized(norm: Moments | Sums | None, v: Array | None, tiles: int, column
 
 def conv2d_dw(
     x: Array, dy: Array, kernel: Pair, stride: Pair = 1, pad: Pad = 0,
-    *, out: Array | None = None, precision: str = "tf32x3", config: launch.Config | None = None, form: str | None = None,
+    *, out: Array | None = None, slices: Array | bool | None = None, precision: str = "tf32x3",
+    config: launch.Config | None = None, form: str | None = None,
 ) -> Array:  # fmt: skip
-    """dw, the sum split over as many programs as fill the GPU: a number that depends on the sizes and the capability alone."""
+    """dw, the sum split over as many programs as fill the GPU: a number that depends on the sizes and the capability alone.
+
+    With slices=True or an array for them, the slices themselves, (n, K, R, S, C): see linear.outputs.
+    """
     (N, P, Q, K), (R, S), C = dy.shape, pair(kernel), x.shape[3]
-    dw = launch.empty(x, (K, R, S, C)) if out is None else out
-    launch.fit((N, len(x)), (dw.shape, (K, R, S, C)))
+    launch.fit((N, len(x)))
     sizes = _sizes(x.shape, (K, R, S), (P, Q), stride, pad)
     if _is_linear(sizes) and form is None:
-        linear_dw(x.reshape(N, -1), dy.reshape(N, K), precision=precision, config=config, out=dw.reshape(K, -1))
-        return dw
+        out, slices = (a if a is None or a is True else a.reshape(*a.shape[:-3], -1) for a in (out, slices))
+        dw = linear_dw(x.reshape(N, -1), dy.reshape(N, K), precision=precision, config=config, out=out, slices=slices)
+        return dw.reshape(*dw.shape[:-1], R, S, C)
 
     def boxed(c):
         return _divide(sizes) and C % c["BLOCK_N"] == 0 and K * dy.itemsize % 16 == 0
@@ -219,8 +223,8 @@ def conv2d_dw(
     tile = tile_of(config["BLOCK_K"], P, Q)
     sum_steps = tiles_of(tile, N, P, Q) if form == "descriptor" else launch.cdiv(N * P * Q, config["BLOCK_K"])
     tiles = launch.cdiv(K, config["BLOCK_M"]) * launch.cdiv(R * S * C, config["BLOCK_N"])
-    steps, slices = split(sum_steps, tiles, launch.capability(x))
-    target = dw if slices == 1 else launch.empty(x, (slices, K, R, S, C), "float32")
+    steps, count = split(sum_steps, tiles, launch.capability(x))
+    dw, target = outputs(x, (K, R, S, C), count, out, slices)
     how = {"STEPS": steps, "PRECISION": precision, **config}
     if form == "descriptor":
         image, flat = image_box(x, sizes, tile, config["BLOCK_N"]), connected(tile, P, Q)
@@ -228,11 +232,11 @@ def conv2d_dw(
             box(dy.reshape(-1, K), config["BLOCK_K"], config["BLOCK_M"]) if flat else box(dy, *tile.values(), config["BLOCK_M"])
         )
         kernel, given = descriptor.conv2d_dw_box_kernel, (image, pixels, target)
-        launch.run(kernel, (tiles, slices), *given, CONNECTED=flat, **sizes, **tile, **how)
+        launch.run(kernel, (tiles, count), *given, CONNECTED=flat, **sizes, **tile, **how)
     else:
         sizes = sizes if C % config["BLOCK_N"] == 0 else _folded(sizes)
-        launch.run(pointer.conv2d_dw_kernel, (tiles, slices), x, dy, target, **sizes, **how)
-    return dw if slices == 1 else add_slices(target, dw)
+        launch.run(pointer.conv2d_dw_kernel, (tiles, count), x, dy, target, **sizes, **how)
+    return dw if target is dw else add_slices(target, dw)
 
 
 def _make(names: str):

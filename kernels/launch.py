@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 
 import numpy as np
@@ -223,10 +223,11 @@ def run(kernel, grid: tuple[int, ...], *arguments: Argument, **constants) -> Non
         _compiled.append(kernel.warmup(*_given(arguments, lambda a: Pointer(0, DTYPES[a.dtype])), grid=grid, **constants))
         return
     start = Launch(kernel, grid, arguments, constants)
-    start()
-    launched[kernel.__name__] += 1
     if _recorded is not None:
         _recorded.append(start)
+    if _recorded is None or not _recorded.dry:
+        start()
+        launched[kernel.__name__] += 1
 
 
 class Launch:
@@ -234,10 +235,11 @@ class Launch:
 
     def __init__(self, kernel, grid: tuple[int, ...], arguments: tuple[Argument, ...], constants: dict):
         self.kernel, self.grid, self.arguments, self.constants = kernel, grid, arguments, constants
-        xp = array_module(*self.arrays)
-        self._start = (
-            _interpreted(kernel, grid, arguments, constants) if xp is np else _handle(xp, kernel, grid, arguments, constants)
-        )
+
+    @cached_property
+    def _start(self) -> Callable[[], None]:
+        xp, given = array_module(*self.arrays), (self.kernel, self.grid, self.arguments, self.constants)
+        return _interpreted(*given) if xp is np else _handle(xp, *given)
 
     def __call__(self) -> None:
         self._start()
@@ -257,18 +259,19 @@ class Launch:
 
 class Recording(list[Launch]):
     """What was launched, in order, and the arrays that were made for it meanwhile: called in their order, the launches do it all
-    again."""
+    again. dry: nothing was started, only written down."""
 
-    def __init__(self):
+    def __init__(self, dry: bool):
         super().__init__()
+        self.dry = dry
         self.workspace: list[Array] = []
 
 
 @contextmanager
-def record() -> Iterator[Recording]:
-    """Inside, every `run` is also written down in the Recording this gives, and every `empty`."""
+def record(dry: bool = False) -> Iterator[Recording]:
+    """Inside, every `run` is also written down in the Recording this gives, and every `empty`; where it is dry nothing is started."""
     global _recorded
-    before, _recorded = _recorded, Recording()
+    before, _recorded = _recorded, Recording(dry)
     try:
         yield _recorded
     finally:

@@ -63,7 +63,7 @@ def add_sums(slices_ptr, at, mask, SLICES: tl.constexpr, STEP: tl.constexpr):
 
 
 @triton.jit
-def _last(counter_ptr, TILES: tl.constexpr):
+def last_of(counter_ptr, TILES: tl.constexpr):
     """Whether this program is the last of TILES to come here: it sees what all have stored, and leaves the counter at 0."""
     tl.debug_barrier()  # Triton 3.6 does not have all warps' stores done before the release of the atomic
     last = tl.atomic_add(counter_ptr, 1, sem="acq_rel") == TILES - 1
@@ -86,7 +86,7 @@ def leave_moments(
     tl.store(out_ptr, count + 0.0 * mean, mask=mask_n)
     tl.store(out_ptr + WIDTH, mean, mask=mask_n)
     tl.store(out_ptr + 2 * WIDTH, tl.sum(distance * distance, 0), mask=mask_n)
-    if _last(norm.counter + column, TILES):
+    if last_of(norm.counter + column, TILES):
         gamma = load(norm.gamma, offs_n, mask_n)
         beta = load(norm.beta, offs_n, mask_n)
         running_mean = load(norm.running_mean, offs_n, mask_n)
@@ -131,7 +131,7 @@ def leave_sums(
     dz = tl.where(mask, act_dz(acc, pre, ACT, SLOPE), 0.0)
     tl.store(norm.slices + tile * 2 * WIDTH + offs_n, tl.sum(dz, 0), mask=mask_n)
     tl.store(norm.slices + (tile * 2 + 1) * WIDTH + offs_n, tl.sum(dz * zhat, 0), mask=mask_n)
-    if _last(norm.counter + column, TILES):
+    if last_of(norm.counter + column, TILES):
         dbeta = tl.zeros(offs_n.shape, tl.float32)
         dgamma = tl.zeros(offs_n.shape, tl.float32)
         for group in range(GROUPS):
