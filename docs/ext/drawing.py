@@ -2,14 +2,9 @@
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx.errors import SphinxError
 from sphinx.util.docutils import SphinxDirective
 
 from docs.figures import FOLDER
-
-
-class DrawingError(SphinxError):
-    category = "drawing"
 
 
 class Drawing(SphinxDirective):
@@ -19,9 +14,9 @@ class Drawing(SphinxDirective):
     def run(self):
         path = FOLDER / f"{self.arguments[0]}.svg"
         if not path.is_file():
-            raise DrawingError(f"no script of docs/figures draws {self.arguments[0]}")
+            raise self.error(f"no script of docs/figures draws {self.arguments[0]}")
         if "alt" not in self.options or not self.content:
-            raise DrawingError(f"the figure {path.stem} needs :alt: and a caption")
+            raise self.error(f"the figure {path.stem} needs :alt: and a caption")
         label = nodes.Text(self.options["alt"]).astext().replace('"', "&quot;")
         svg = path.read_text().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
         caption = nodes.container()

@@ -4,23 +4,23 @@ import re
 
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
-from sphinx.errors import SphinxError
+from sphinx.util.logging import getLogger
 
 THIN = '<mspace width="0.17em"/>'
 
 
-class FormulaError(SphinxError):
-    category = "formula"
+class FormulaError(ValueError):
+    """A formula that cannot be drawn; the sentence says which."""
 
 
-def mathml(latex: str, display: str, where: str) -> str:
+def mathml(latex: str, display: str) -> str:
     """The <math> element of a formula. Raises FormulaError for one in which a command was not understood."""
     try:
         made = convert(latex, display=display)
     except Exception as error:  # latex2mathml has a dozen kinds, none with a place
-        raise FormulaError(f"{where}: {latex!r}: {type(error).__name__} {error}") from error
+        raise FormulaError(f"{latex!r} is no formula: {type(error).__name__} {error}") from error
     if "\\" in made or "&amp;" in made or ">&<" in made:
-        raise FormulaError(f"{where}: a command was not understood in {latex!r}")
+        raise FormulaError(f"a command was not understood in {latex!r}")
     made = re.sub(
         r"<msup>(<mi>.</mi>)<mi>(&#x0203[23];)</mi></msup>", r"<mrow>\1<mo>\2</mo></mrow>", made
     )  # a prime is raised by itself
@@ -28,15 +28,24 @@ def mathml(latex: str, display: str, where: str) -> str:
     return re.sub(r"(?<=</mi>|msub>)(<mi>(?:log|tanh)</mi>)", rf"{THIN}\1", made)
 
 
+def drawn(node, display: str) -> str:
+    """The formula of a node; one that cannot be drawn is a warning, and so fails the build."""
+    try:
+        return mathml(node.astext(), display)
+    except FormulaError as error:
+        getLogger(__name__).warning(str(error), location=node)
+        return ""
+
+
 def inline(writer, node):
     """For $...$ in a line."""
-    writer.body.append(mathml(node.astext(), "inline", f"{node.source}:{node.line}"))
+    writer.body.append(drawn(node, "inline"))
     raise SkipNode
 
 
 def block(writer, node):
     """For $$...$$ on lines of its own."""
-    writer.body.append(f'<div class="formula">{mathml(node.astext(), "block", f"{node.source}:{node.line}")}</div>\n')
+    writer.body.append(f'<div class="formula">{drawn(node, "block")}</div>\n')
     raise SkipNode
 
 

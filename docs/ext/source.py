@@ -20,15 +20,14 @@ from docutils.parsers.rst import directives
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import guess_lexer_for_filename
-from sphinx.errors import SphinxError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 ROOT = Path(__file__).parents[2]
 listed: set[str] = set()  # the files that pages point into
 
 
-class SourceError(SphinxError):
-    category = "source"
+class SourceError(ValueError):
+    """Something that a page names does not exist; the sentence says what."""
 
 
 def find(path: str, name: str) -> tuple[ast.AST, list[str]]:
@@ -90,17 +89,35 @@ class Source(SphinxDirective):
 
     def run(self):
         path, name = self.arguments
-        code, first, last = quote(path, name, self.options.get("from"), self.options.get("to"), "docstring" in self.options)
+        start, end, docstring = self.options.get("from"), self.options.get("to"), "docstring" in self.options
+        try:
+            code, first, last = quote(path, name, start, end, docstring)
+        except SourceError as error:
+            raise self.error(str(error)) from error
         place = f"{path}, lines {first} to {last}" if last > first else f"{path}, line {first}"
         where = nodes.paragraph("", "", reference(path, place, first))
         return [nodes.container("", where, nodes.literal_block(code, code, language="python"), classes=["quoted"])]
 
 
-class File(SphinxRole):
+class Link(SphinxRole):
+    """A role that makes one reference, or an error of the page."""
+
+    def target(self) -> nodes.reference:
+        raise NotImplementedError
+
     def run(self):
+        try:
+            return [self.target()], []
+        except SourceError as error:
+            message = self.inliner.reporter.error(str(error), line=self.lineno)
+            return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
+
+
+class File(Link):
+    def target(self):
         path, _, name = self.text.partition(" ")
         line = find(path, name)[0].lineno if name else None
-        return [reference(path, f"{name} in {path}" if name else path, line)], []
+        return reference(path, f"{name} in {path}" if name else path, line)
 
 
 def find_test(name: str) -> tuple[str, int]:
@@ -113,10 +130,10 @@ def find_test(name: str) -> tuple[str, int]:
     return path, line
 
 
-class Test(SphinxRole):
-    def run(self):
+class Test(Link):
+    def target(self):
         path, line = find_test(self.text)
-        return [reference(path, self.text.removeprefix("tests/"), line)], []
+        return reference(path, self.text.removeprefix("tests/"), line)
 
 
 def listings(app):
