@@ -22,10 +22,13 @@ CONFIG = {"BLOCK": 1024, "num_warps": 4}
 
 
 @triton.jit
-def _store_theta(theta, theta_ptr, low_ptr, offs, mask):
+def _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask):
     tl.store(theta_ptr + offs, theta, mask=mask)
     if low_ptr is not None:
         tl.store(low_ptr + offs, theta.to(low_ptr.dtype.element_ty), mask=mask)
+    if tick_ptr is not None:
+        if tl.program_id(0) == 0:
+            tl.store(tick_ptr, tl.load(tick_ptr) + 1)
 
 
 @triton.jit
@@ -53,7 +56,7 @@ def _gradient(g_ptr, table_ptr, SIZE: tl.constexpr, SLICES: tl.constexpr, BLOCK:
 
 @triton.jit
 def adam_kernel(
-    theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr,
+    theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
     LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -66,12 +69,12 @@ def adam_kernel(
     tl.store(m_ptr + offs, m, mask=mask)
     tl.store(v_ptr + offs, v, mask=mask)
     move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
-    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, offs, mask)
+    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 @triton.jit
 def rmsprop_kernel(
-    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr,
+    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offs, mask, g = _gradient(g_ptr, table_ptr, SIZE, SLICES, BLOCK)
@@ -79,7 +82,7 @@ def rmsprop_kernel(
     v = RHO * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - RHO) * (g * g)
     tl.store(v_ptr + offs, v, mask=mask)
     theta = tl.load(theta_ptr + offs, mask=mask, other=0.0) - lr * g / (tl.sqrt(v) + EPS)
-    _store_theta(theta, theta_ptr, low_ptr, offs, mask)
+    _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 def adam(
@@ -93,15 +96,16 @@ def adam(
     eps: float = 1e-8,
     low: Array | None = None,
     table: Array | None = None,
+    tick: Array | None = None,
 ) -> None:
     """Moves theta, m, v (n,) float32 in place, and writes theta to `low` in that array's dtype.
 
     g (n,) or (slices, n), summed over the slices, or in any order that a table says: see slice_table. step (1,) int32, the number t
-    of this step, from 1; lr (1,) float32.
+    of this step, from 1; lr (1,) float32. tick (1,) int64, a counter that is raised by 1: the number of the training step.
     """
     grid, slices = _parts(theta, g, table, m, v, low)
     launch.run(
-        adam_kernel, grid, theta, g, m, v, step, lr, low, table,
+        adam_kernel, grid, theta, g, m, v, step, lr, low, table, tick,
         SIZE=theta.size, SLICES=slices, BETA1=betas[0], BETA2=betas[1], LOG2_BETA1=_log2(betas[0]), LOG2_BETA2=_log2(betas[1]),
         EPS=eps, **CONFIG,
     )  # fmt: skip
@@ -118,11 +122,12 @@ def rmsprop(
     decay: float = 0.0,
     low: Array | None = None,
     table: Array | None = None,
+    tick: Array | None = None,
 ) -> None:
     """Moves theta and v in place; arguments as for adam."""
     grid, slices = _parts(theta, g, table, v, low)
     launch.run(
-        rmsprop_kernel, grid, theta, g, v, step, lr, low, table,
+        rmsprop_kernel, grid, theta, g, v, step, lr, low, table, tick,
         SIZE=theta.size, SLICES=slices, RHO=rho, EPS=eps, DECAY=decay, **CONFIG,
     )  # fmt: skip
 
@@ -163,14 +168,14 @@ def _summed(theta, g, table):
     return total
 
 
-def _adam_reference(theta, g, m, v, step, lr, betas, eps, low=None, table=None):
+def _adam_reference(theta, g, m, v, step, lr, betas, eps, low=None, table=None, tick=None):
     this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), betas=betas, eps=eps)
     optim.Adam.update(this, theta, _summed(theta, g, table), m, v)
     if low is not None:
         low[...] = theta
 
 
-def _rmsprop_reference(theta, g, v, step, lr, rho, eps, decay, low=None, table=None):
+def _rmsprop_reference(theta, g, v, step, lr, rho, eps, decay, low=None, table=None, tick=None):
     this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), rho=rho, eps=eps, decay=decay)
     optim.RMSprop.update(this, theta, _summed(theta, g, table), v)
     if low is not None:

@@ -269,7 +269,7 @@ class Recording(list[Launch]):
 
 @contextmanager
 def record(dry: bool = False) -> Iterator[Recording]:
-    """Inside, every `run` is also written down in the Recording this gives, and every `empty`; where it is dry nothing is started."""
+    """Inside, every `run` is also written down in the Recording this gives, and every `empty`; dry: instead of being started."""
     global _recorded
     before, _recorded = _recorded, Recording(dry)
     try:

@@ -203,10 +203,10 @@ def mean(axes: ops.Axes, *factors: Array) -> Array:
     return _means("mean" if len(factors) == 1 else "product", axes, *factors)[0]
 
 
-def bias_db(dy: Array) -> Array:
-    """The sums over all axes but the last, in dy's dtype."""
+def bias_db(dy: Array, out: Array | None = None) -> Array:
+    """The sums over all axes but the last, in dy's dtype or that of `out`."""
     slices, _ = _slices("mean", (0,), dy.reshape(-1, dy.shape[-1]))
-    return add_slices(slices, launch.empty(dy, (dy.shape[-1],)), 1)
+    return add_slices(slices, launch.empty(dy, (dy.shape[-1],)) if out is None else out, 1)
 
 
 def affine(x: Array, scale: Array, shift: Array) -> Array:
