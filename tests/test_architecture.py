@@ -81,7 +81,7 @@ def test_every_file_is_in_the_picture():
 
 
 def test_imports_point_inwards():
-    assert [line for path in FILES if path != "rawgan/__init__.py" for line in wrong(path, imports(FILES[path]))] == []
+    assert [found for path in FILES if path != "rawgan/__init__.py" for found in wrong(path, imports(FILES[path]))] == []
 
 
 OUTWARDS = {
