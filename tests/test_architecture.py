@@ -32,6 +32,11 @@ def place(path: str) -> str | None:
     )
 
 
+def row(path: str) -> int:
+    """The line of the picture that a file stands in; the outermost for one that is not drawn."""
+    return PICTURE.get(place(path), 0)
+
+
 def files() -> dict[str, Path]:
     """Every source file by the path it is imported under: kernels/conv.py as rawgan/kernels/conv.py."""
     found = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -62,11 +67,11 @@ def module_file(name: str) -> str | None:
 
 def wrong(path: str, imported: set[str]) -> list[str]:
     """What a file at `path` imports from lines above its own; a kernel's reference, which dispatches to it, is not above it."""
-    here = PICTURE[place(path)]
+    here = row(path)
     targets = {module_file(name) for name in imported} - {None, "rawgan/__init__.py"}
     if place(path) == "rawgan/kernels/":
         targets -= set(users("rawgan.kernels"))
-    return sorted(f"{path} imports {target}" for target in targets if PICTURE[place(target)] < here)
+    return sorted(f"{path} imports {target}" for target in targets if row(target) < here)
 
 
 def test_the_picture_was_read():
