@@ -1,6 +1,6 @@
 """Penalties on the gradient of the critic with respect to its input, and their gradients by hand.
 
-With g[n] = d D(x[n]) / d x[n] at some points x and |g[n]| its norm over the whole image, a penalty is a mean of p(|g[n]|^2). Its
+With g[n] = d D(x[n]) / d x[n] at points x (N, ...) and |g[n]| its norm over the image, a penalty is a mean of p(|g[n]|^2). Its
 gradient with respect to the critic's weights is a second derivative of the critic. It takes four sweeps over the layers:
 
     1  forward at the points, keeping the caches

@@ -201,25 +201,8 @@ def test_elementwise_parts(monkeypatch):
 # The source
 
 
-def imports(path):
-    """The top-level names of all modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module.partition(".")[0]
-
-
 def sources(*folders):
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def test_one_file_imports_cupy():
-    assert [path for path in sources("rawgan", "kernels", "examples") if "cupy" in imports(path)] == [ROOT / "rawgan/backend.py"]
-
-
-def test_no_file_imports_torch():
-    assert [path for path in sources("rawgan", "kernels", "examples") if "torch" in imports(path)] == []
 
 
 def test_import_is_light():

@@ -90,7 +90,7 @@ class Condition(Composite):
 
 
 def one_hot(labels, K: int, dtype):
-    """(N, K) with 1 at each label, 0 elsewhere."""
+    """y[n,k] = 1 where k = label[n], 0 elsewhere: labels (N,), y (N, K)."""
     return (labels[:, None] == array_module(labels).arange(K)).astype(dtype)
 
 

@@ -64,7 +64,7 @@ class Planes(Layer):
 
 
 class Crop(Layer):
-    """y[n,h,v,c] = x[n,h,v,c] for h < H, v < W: cuts off rows below and columns to the right, whose dx is exactly 0."""
+    """y[n,h,v,c] = x[n,h,v,c] for h < H, v < W: cuts (N, ., ., C) to (N, H, W, C); what is cut off has dx exactly 0."""
 
     def __init__(self, H: int, W: int):
         super().__init__()

@@ -25,7 +25,7 @@ Axes = tuple[int, ...]
 
 
 def mean(axes: Axes, *factors: Array) -> Array:
-    """E over `axes` of the product of arrays of one shape, the axes kept as 1; the product itself is never stored.
+    """E(f g ...) = 1/M sum of f g ... over `axes`, for arrays of one shape, the axes kept as 1; the product itself is never stored.
 
     Summed within each sample first, then over the samples: one long sum in float32 would lose digits as it grows.
     """

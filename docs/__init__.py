@@ -1,0 +1,1 @@
+"""The documentation: pages, their figures and extensions, and `python -m docs.build`."""
