@@ -2,9 +2,9 @@
 
 An array is seen as (A, M, B) with the reduced axes M in the middle: BatchNorm has A = 1, B = channels; LayerNorm A = samples,
 B = 1; InstanceNorm A = samples, B = channels. A program sums a slice of M for BLOCK_B columns; a second kernel adds the slices in
-a fixed order. Moments are kept as count, mean and sum of squared distances from it and merged by the formula of Chan et al. 1983,
-which, unlike E(x^2) - mean^2, keeps its digits when the mean is large: one pass over x. Statistics are float32 whatever the arrays
-hold. (A product can leave the statistics of its output without any pass: moments.py.)
+a fixed order. Moments are count, mean and sum of squared distances from it, by Welford's recursion in each lane and merged as in
+Chan et al. 1983: unlike E(x^2) - mean^2 that keeps its digits when the mean is large, and it is one pass over x. Statistics are
+float32 whatever the arrays hold. (A product can leave the statistics of its output without any pass: moments.py.)
 """
 
 from functools import partial
@@ -28,14 +28,6 @@ ELEMENTWISE = {"BLOCK": 1024, "num_warps": 4}
 
 
 @triton.jit
-def _merge(count, mean, m2, count2, mean2, m22):
-    """Moments of two parts together: how many, their mean, the sum of squared distances from it."""
-    total = tl.maximum(count + count2, 1.0)
-    delta = mean2 - mean
-    return count + count2, mean + delta * (count2 / total), m2 + m22 + delta * delta * (count * count2 / total)
-
-
-@triton.jit
 def norm_sums_kernel(
     u_ptr, v_ptr, w_ptr, slices_ptr, KIND: tl.constexpr, M: tl.constexpr, B: tl.constexpr, SUMS: tl.constexpr,
     SLICES: tl.constexpr, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_B: tl.constexpr,
@@ -46,45 +38,52 @@ def norm_sums_kernel(
     i = tl.program_id(1)
     offs_b = tl.program_id(0) % TILES_B * BLOCK_B + tl.arange(0, BLOCK_B)
     mask_b = below(offs_b, B, BLOCK_B)
-    s0 = tl.zeros((BLOCK_B,), tl.float32)
-    s1 = tl.zeros((BLOCK_B,), tl.float32)
-    s2 = tl.zeros((BLOCK_B,), tl.float32)
-    s3 = tl.zeros((BLOCK_B,), tl.float32)
-    s4 = tl.zeros((BLOCK_B,), tl.float32)
+    s0 = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)  # each lane goes through rows of its own; the lanes are added at the end
+    s1 = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
+    s2 = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
+    s3 = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
+    s4 = tl.zeros((BLOCK_M, BLOCK_B), tl.float32)
     for step in range(STEPS):
         offs_m = i * ROWS + step * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = below(offs_m, M, ROWS)[:, None] & mask_b[None, :]
         offs = (a * M + offs_m)[:, None] * B + offs_b[None, :]
         u = load(u_ptr, offs, mask)
         if KIND == "mean":
-            s0 += tl.sum(u, 0)
+            s0 += u
         elif KIND == "product":
-            s0 += tl.sum(u * load(v_ptr, offs, mask), 0)
-        elif KIND == "moments":
-            here = tl.sum(mask.to(tl.float32), 0)
-            mean = tl.sum(u, 0) / tl.maximum(here, 1.0)
-            d = tl.where(mask, u - mean[None, :], 0.0)
-            s0, s1, s2 = _merge(s0, s1, s2, here, mean, tl.sum(d * d, 0))
+            s0 += u * load(v_ptr, offs, mask)
+        elif KIND == "moments":  # Welford: how many, their mean, the squared distances from it
+            d = tl.where(mask, u - s1, 0.0)
+            s0 += mask.to(tl.float32)
+            s1 += d * (1.0 / (step + 1))  # a lane that is inside was inside in every step before
+            s2 += d * tl.where(mask, u - s1, 0.0)
         elif KIND == "dx":
-            s0 += tl.sum(u, 0)
-            s1 += tl.sum(u * load(v_ptr, offs, mask), 0)
+            s0 += u
+            s1 += u * load(v_ptr, offs, mask)
         else:
             v = load(v_ptr, offs, mask)
             w = load(w_ptr, offs, mask)
-            s0 += tl.sum(u, 0)
-            s1 += tl.sum(v, 0)
-            s2 += tl.sum(u * v, 0)
-            s3 += tl.sum(w * v, 0)
-            s4 += tl.sum(w * u, 0)
+            s0 += u
+            s1 += v
+            s2 += u * v
+            s3 += w * v
+            s4 += w * u
     out_ptr = slices_ptr + ((a * SLICES + i) * SUMS) * B + offs_b
-    tl.store(out_ptr, s0, mask=mask_b)
-    if SUMS > 1:
-        tl.store(out_ptr + B, s1, mask=mask_b)
-    if SUMS > 2:
-        tl.store(out_ptr + 2 * B, s2, mask=mask_b)
-    if SUMS > 3:
-        tl.store(out_ptr + 3 * B, s3, mask=mask_b)
-        tl.store(out_ptr + 4 * B, s4, mask=mask_b)
+    if KIND == "moments":
+        count = tl.sum(s0, 0)
+        mean = tl.sum(s0 * s1, 0) / tl.maximum(count, 1.0)
+        d = s1 - mean[None, :]
+        tl.store(out_ptr, count, mask=mask_b)
+        tl.store(out_ptr + B, mean, mask=mask_b)
+        tl.store(out_ptr + 2 * B, tl.sum(s2 + s0 * d * d, 0), mask=mask_b)
+    else:
+        tl.store(out_ptr, tl.sum(s0, 0), mask=mask_b)
+        if SUMS > 1:
+            tl.store(out_ptr + B, tl.sum(s1, 0), mask=mask_b)
+        if SUMS > 2:
+            tl.store(out_ptr + 2 * B, tl.sum(s2, 0), mask=mask_b)
+            tl.store(out_ptr + 3 * B, tl.sum(s3, 0), mask=mask_b)
+            tl.store(out_ptr + 4 * B, tl.sum(s4, 0), mask=mask_b)
 
 
 @triton.jit

@@ -97,6 +97,23 @@ print(y.tolist(), [again.name for again in launches], launch.launched["act_kerne
     assert python("-c", code, TRITON_INTERPRET="1") == want
 
 
+def test_moments_of_a_large_mean():
+    """The variance keeps its digits where E(x^2) - mean^2 has none left: by itself, and as a convolution leaves it."""
+    code = """
+import numpy as np
+from rawgan.kernels import kernels
+from rawgan.kernels.moments import Moments
+x = 3000 + np.random.default_rng(0).normal(size=(50, 6, 6, 4)).astype("float32")
+want = x.astype("float64").var((0, 1, 2))
+print(abs(kernels.normalize(x, (0, 1, 2), 1e-5)[3].reshape(-1) / want - 1).max() < 1e-4)
+one = np.ones(4, "float32")
+norm = Moments(one, one, one.copy(), one.copy())
+kernels.conv2d(x, np.eye(4, dtype="float32").reshape(4, 1, 1, 4), norm=norm, precision="ieee")
+print(abs(norm.stats[1].reshape(-1) / want - 1).max() < 1e-4)
+"""
+    assert python("-c", code, TRITON_INTERPRET="1").split() == ["True", "True"]
+
+
 def test_no_silent_fallback():
     """NumPy arrays without the interpreter, a mixture, and arrays that no kernel takes."""
     x = np.ones((4, 4), np.float32)

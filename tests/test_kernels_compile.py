@@ -1,6 +1,7 @@
 """Every configuration of every kernel compiled for sm_80, sm_90 and sm_100, without a GPU: shared memory, spills, tensor cores.
 
-python tests/test_kernels_compile.py        compiles all of them and prints the table
+python tests/test_kernels_compile.py                             compiles all of them and prints the table
+python tests/test_kernels_compile.py docs/kernel_table.md        writes it as a page
 """
 
 import json
@@ -141,22 +142,37 @@ def test_fast_convolutions_are_all_there():
     assert [name for name, _ in FAST] == ["conv2d", "conv2d_dx", "conv2d_dw"]
 
 
-def describe(row, kernel):
-    name, i, capability = row
-    dtype, case, how = specs()[name].compiles[i]
-    tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
-    numbers = (kernel["registers"], kernel["shared"], kernel["instructions"], kernel["step"])
-    shape = " ".join(f"{key}={value}" for key, value in case.items())
-    return f"{kernel['kernel']:16} sm_{capability:<4} {dtype:9} {how.get('precision', ''):7} {tile:11} " + (
-        "{:9} {:7} {:6} {:5}  ".format(*numbers) + f"{','.join(kernel['tensor_core']):8} {shape}"
-    )
+PAGE = """# What the kernels compile to
+
+Every configuration of every kernel, compiled by Triton {version} for an A100 (sm_80), an H100 (sm_90) and a B200 (sm_100), as the
+tests do on every commit: registers of a thread, shared memory of a block in KB, and instructions in a step of the main loop, where
+there is one. The stack is 0 everywhere. No time was measured.
+Written by `python tests/test_kernels_compile.py docs/kernel_table.md`.
+
+| kernel | arrays | products | tile | sm_80 | sm_90 | sm_100 |
+|---|---|---|---|---|---|---|
+"""
 
 
-def main():
-    print(f"{'kernel':16} {'target':7} {'dtype':9} {'products':7} {'tile':11} registers  shared  instr  step  tensor   shape")
-    for row, kernels in compile_all(ROWS).items():
-        for kernel in kernels:
-            print(describe(row, kernel))
+def table(found):
+    """[(kernel, arrays, products, tile, {capability: numbers}), ...], a row for each kernel of each configuration."""
+    rows = {}
+    for (name, i, capability), kernels in found.items():
+        dtype, _, how = specs()[name].compiles[i]
+        tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
+        for n, kernel in enumerate(kernels):
+            row = rows.setdefault((name, i, n), (kernel["kernel"], dtype, how.get("precision", "") if tile else "", tile, {}))
+            row[4][capability] = f"{kernel['registers']}, {kernel['shared'] / 1024:.0f}, {kernel['step'] or '-'}"
+    return list(dict.fromkeys((*row[:4], *(row[4].get(c, "") for c in SHARED)) for row in rows.values()))
+
+
+def main(path=None):
+    rows = table(compile_all(ROWS))
+    page = PAGE.format(version=triton.__version__) + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    if path:
+        Path(path).write_text(page, encoding="utf-8")
+    else:
+        print(page)
 
 
 def attempt(row):
@@ -167,7 +183,7 @@ def attempt(row):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
+    if sys.argv[1:] != ["-"]:
+        main(*sys.argv[1:])
     else:
         json.dump([attempt(ROWS[number]) for number in json.load(sys.stdin)], sys.stdout)

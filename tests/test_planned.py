@@ -14,19 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from test_kernels_worker import float64, mend_interpreter
 
 from rawgan.backend import CPU, Device, choose_device, to_host
+from rawgan.errors import UserError
 from rawgan.kernels import launch
-from rawgan.losses import Hinge, LeastSquares
+from rawgan.losses import ACGAN, Hinge, LeastSquares
 from rawgan.models.dcgan import dcgan_discriminator
 from rawgan.models.recipes import RECIPES, Recipe
-from rawgan.optim import RMSprop
+from rawgan.optim import SGD, RMSprop
 from rawgan.planned import PlannedStep
 from rawgan.random import Random
 
 HERE = Path(__file__).parent
 DCGAN = RECIPES["dcgan"]
-BATCH, STEPS = 8, 3
+BATCH, STEPS = 8, 2
 
 
 class Run(NamedTuple):
@@ -72,16 +74,24 @@ def state(gan) -> list[np.ndarray]:
     return [to_host(a).astype(np.float64) for a in (*flats, np.concatenate([to_host(b) for b in running]))]
 
 
-def worker(name: str, where: str) -> dict:
+def worker(name: str, where: str, precision: str) -> dict:
     """How far metrics, G, D and running statistics are from GAN.train_step in float64, planned and in float32 NumPy."""
+    if precision != "fp32" and where == "cpu":
+        mend_interpreter()
     run, device = RUNS[name], choose_device(where)
-    gan, step = planned(run, device)
+    gan, step = planned(run, device, precision)
+    twin, unplanned = planned(run, device, precision)
     plain, exact = build(run, CPU), build(run, CPU, np.float64)
     said = {"planned": [], "numpy": []}
-    launch.empty = None  # a plan makes no arrays
-    for _ in range(STEPS):
+    unplanned.launch()
+    for i in range(STEPS):
+        if i == 0:
+            empty, launch.empty = launch.empty, None  # a plan makes no arrays
         step.run()
-        z, real = (to_host(a).astype(np.float64) for a in (step.z, step.x[:BATCH]))
+        if i == 0:
+            launch.empty = empty
+            same = all(np.array_equal(a, b) for a, b in zip(state(gan), state(twin)))
+        z, real = (float64(a) for a in (step.z, step.x[:BATCH]))
         want = exact.train_step(real, z)
         got = {"planned": step.metrics(), "numpy": plain.train_step(real.astype(np.float32), z.astype(np.float32))}
         for who, metrics in got.items():
@@ -91,21 +101,73 @@ def worker(name: str, where: str) -> dict:
         who: [max(said[who]), *(float(np.abs(a - b).max()) for a, b in zip(state(g), state(exact)))]
         for who, g in (("planned", gan), ("numpy", plain))
     }
-    return apart | {"t": [gan.generator_optimizer.t, gan.discriminator_optimizer.t]}
+    return apart | {"t": [gan.generator_optimizer.t, gan.discriminator_optimizer.t], "same bits": same}
 
 
-@pytest.mark.parametrize("where", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("name", RUNS)
-def test_planned_step_trains_the_same(name, where):
-    """No further from float64 than four times what NumPy's own float32 is, in metrics, parameters and running statistics."""
+def run_worker(name, where, precision):
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     environment |= {"TRITON_INTERPRET": "1"} if where == "cpu" else {}
-    done = subprocess.run([sys.executable, __file__, name, where], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, __file__, name, where, precision], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+WHERE = pytest.mark.parametrize("where", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+
+
+@WHERE
+@pytest.mark.parametrize("name", RUNS)
+def test_planned_step_trains_the_same(name, where):
+    """No further from float64 than four times what NumPy's own float32 is, in metrics, parameters and running statistics; and the
+    same bits as its launches without a plan."""
+    said = run_worker(name, where, "fp32")
     for what, got, plain in zip(("metrics", "G", "D", "running statistics"), said["planned"], said["numpy"]):
         assert got <= 4 * plain + 1e-9, f"{what}: {got:.3g} from float64, NumPy's float32 is {plain:.3g}"
     assert said["t"] == [STEPS, STEPS]
+    assert said["same bits"]
+
+
+@WHERE
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_lower_precision(where, precision):
+    """Metrics stay within 16 roundings of float64; Adam moves a parameter by its rate, and at most twice as far apart each step."""
+    said = run_worker("dcgan", where, precision)
+    metrics, G, D, _ = said["planned"]
+    assert metrics <= 16 * {"tf32": 2**-11, "bf16": 2**-8}[precision]
+    assert max(G, D) <= 2 * STEPS * 2e-4
+    assert said["same bits"]
+
+
+def test_launches_and_memory():
+    """DCGAN-64 in 61 launches, as few as its model counts, in an arena as small as what lives at once."""
+    for size, channels, launches in ((64, 3, 61), (32, 1, 47)):
+        images = np.zeros((1, size, size, channels), np.uint8)
+        plan = PlannedStep(DCGAN.build(Random(0), size, channels, 64), DCGAN, images, 128, precision="bf16").plan
+        assert len(plan.launches) == launches
+        assert plan.bytes <= 1.05 * plan.least < 0.5 * plan.separate
+
+
+def test_what_cannot_be_planned():
+    """One sentence that names it."""
+    images = np.zeros((1, 16, 16, 1), np.uint8)
+
+    def plan(recipe, **how):
+        return PlannedStep(recipe.build(Random(0), 16, 1, 4), recipe, images, 4, **how)
+
+    for recipe, words in (
+        (RECIPES["wgan_gp"], "wgan_gp has a penalty"),
+        (RECIPES["wgan"], "wgan has clipped weights"),
+        (RECIPES["cgan"], "cgan has classes"),
+        (RECIPES["atienza_dcgan"], "atienza_dcgan has another order of updates"),
+        (replace(DCGAN, critic_steps=lambda step: 5), "dcgan has several critic steps"),
+        (replace(DCGAN, discriminator=partial(dcgan_discriminator, norm="layer")), "cannot take layer 3, LayerNorm"),
+        (replace(DCGAN, objective=ACGAN()), "does not know the objective"),
+        (replace(DCGAN, generator_optimizer=partial(SGD, lr=1e-3)), "no kernel for SGD"),
+    ):
+        with pytest.raises(UserError, match=words):
+            plan(recipe)
+    with pytest.raises(UserError, match="precision 'fp8' is not known; choose fp32, tf32, bf16"):
+        plan(DCGAN, precision="fp8")
 
 
 if __name__ == "__main__":
