@@ -57,7 +57,7 @@ class Plan:
         self._owners = owners
         lives: dict[int, tuple[int, int]] = {}
         for t, launch in enumerate(recording):
-            for i in filter(None.__ne__, map(self._owner, launch.arrays)):
+            for i in {self._owner(a) for a in launch.arrays} - {None}:
                 lives[i] = (lives.get(i, (t, t))[0], t)
         for i in map(self._owner, keep):
             if i in lives:
