@@ -1,6 +1,5 @@
 """The generator of a run that is over."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ from rawgan.errors import UserError
 from rawgan.layers import Parameters, Sequential, parameter_count
 from rawgan.models import autoencoder
 from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.training.checkpoint import checkpoints, load_checkpoint
+from rawgan.training.options import read_config, whole
 from rawgan.training.run import load_weights
 
 VAE = Recipe(
@@ -38,8 +39,7 @@ def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential,
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}; give one that a training left")
     config, recipe = load_config(run / "config.json")
-    path = run / "weights.safetensors"
-    arrays = load_weights(path)
+    arrays, path = trained_arrays(run)
     parts = {who: {n.removeprefix(f"{who}."): a for n, a in arrays.items() if n.startswith(f"{who}.")} for who in PLAYERS}
     weights = next(filter(None, parts.values()), {})
     if not all(np.isfinite(a).all() for a in weights.values()):
@@ -56,20 +56,23 @@ def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential,
 
 def load_config(path: Path) -> tuple[dict, Recipe]:
     """What a config.json says, and the recipe that it names. Raises UserError unless a generator can be made from it."""
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no readable config of a run ({error})") from error
+    config = read_config(path)
     known = RECIPES | {VAE.name: VAE}
-    name = config.get("recipe") if isinstance(config, dict) else None
-    if not isinstance(name, str):
-        raise UserError(f"{path} names no recipe: it is not the config of a run")
-    if name not in known:
-        raise UserError(f"{path} names {name!r}, which is no recipe to draw from; known are {', '.join(known)}")
+    if config["recipe"] not in known:
+        raise UserError(f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; known are {', '.join(known)}")
     for key in ("size", "channels", "width"):
-        if type(config.get(key)) is not int or not 1 <= config[key] <= MAX_SIZE:
+        if not whole(1, MAX_SIZE)(config.get(key)):
             raise UserError(f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}")
-    return config, known[name]
+    return config, known[config["recipe"]]
+
+
+def trained_arrays(run: Path) -> tuple[dict[str, np.ndarray], Path]:
+    """The weights of all players of a run by name, and the file: weights.safetensors, or of a run that was killed the last
+    checkpoint. Raises UserError."""
+    path, found = run / "weights.safetensors", list(checkpoints(run).values())
+    if not path.exists() and found:
+        return load_checkpoint(found[-1])[0], found[-1]
+    return load_weights(path), path
 
 
 def choose_labels(recipe: Recipe, n: int, label: int | None = None) -> np.ndarray | None:
