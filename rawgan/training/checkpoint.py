@@ -50,7 +50,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             text, digest = metadata["facts"], metadata["sha256"]
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dictionary
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
         if checksum(arrays, text) != digest:
             raise ValueError("its checksum is another")
         facts = json.loads(text)

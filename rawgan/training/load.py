@@ -27,31 +27,52 @@ VAE = Recipe(
     pixels="unit",
 )
 PLAYERS = ("average", "generator", "decoder")  # whom to draw with, the first that a run has
+ALL = (*PLAYERS, "discriminator")
 
 
 def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
     """The recipe, the trained generator on the device, the average of it if there is one, and the config of a run folder.
 
-    Raises UserError for a folder, config.json or weights.safetensors that is missing or broken, a recipe that is not known, and
-    weights that are not finite or those of another network.
+    Raises UserError as load_player does.
+    """
+    return load_player(run, None, device)
+
+
+def load_player(run: Path, who: str | None = None, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
+    """The recipe, one trained network of a run folder on the device, and the config; None: whom pictures are drawn with.
+
+    Raises UserError for a folder, config.json or weights that are missing or broken, a recipe that is not known, a network that
+    the run does not have, and weights that are not finite or those of another network.
     """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}; give one that a training left")
     config, recipe = load_config(run / "config.json")
     arrays, path = trained_arrays(run)
-    parts = {who: {n.removeprefix(f"{who}."): a for n, a in arrays.items() if n.startswith(f"{who}.")} for who in PLAYERS}
-    weights = next(filter(None, parts.values()), {})
+    parts = {name: {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")} for name in ALL}
+    if who is not None and not parts.get(who):
+        had = ", ".join(name for name in ALL if parts[name])
+        raise UserError(f"{run} has no network called {str(who)!r}; it has {had}")
+    weights = parts[who] if who else next(filter(None, (parts[name] for name in PLAYERS)), {})
     if not all(np.isfinite(a).all() for a in weights.values()):
         raise UserError(f"the weights in {path} are not finite: that training failed, and nothing can be drawn from it")
     try:
-        net = recipe.generator(config["size"], config["channels"], config["width"], z=recipe.z)
+        net = make_player(recipe, who, config)
         if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):  # before memory is spent on it
             raise UserError("the number of weights is another")
         Parameters(net, device).load(weights)
     except (UserError, ValueError, MemoryError) as error:
-        raise UserError(f"{path} does not fit the generator that config.json names, {recipe.name}: {error}") from error
+        what = "discriminator" if who == "discriminator" else "generator"
+        raise UserError(f"{path} does not fit the {what} that config.json names, {recipe.name}: {error}") from error
     return recipe, net, config
+
+
+def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
+    """The untrained network of a run with this config."""
+    shape = config["size"], config["channels"], config["width"]
+    if who == "discriminator":
+        return recipe.discriminator(*shape)
+    return recipe.generator(*shape, z=recipe.z)
 
 
 def load_config(path: Path) -> tuple[dict, Recipe]:
