@@ -150,9 +150,9 @@ def follow(
                     follower.draw(done)
                     drawn = done
                 if checkpoint_every and done % checkpoint_every == 0 and done < steps:
-                    checked_save(follower, done)
-            if checkpoint_every:
-                checked_save(follower, done)
+                    checked_save(follower, done, metrics)
+            if checkpoint_every and done > first:
+                checked_save(follower, done, metrics)
         run.save_weights(follower.weights())
         if drawn != done:
             follower.draw(done)
@@ -164,9 +164,9 @@ def follow(
     return done
 
 
-def checked_save(follower: Follower, done: int) -> None:
-    """A checkpoint, unless a parameter is no longer finite: then UserError."""
-    if not follower.sound():
+def checked_save(follower: Follower, done: int, metrics: dict[str, Array]) -> None:
+    """A checkpoint, unless a metric or a parameter is no longer finite: then UserError."""
+    if not (all(math.isfinite(float(value)) for value in metrics.values()) and follower.sound()):
         raise not_finite(follower, done)
     follower.save(done)
 
