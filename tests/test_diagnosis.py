@@ -97,6 +97,18 @@ def test_gradients_that_explode(complaints):
     assert exploding and "most of it in generator." in exploding[0]
 
 
+def test_a_gradient_that_jumps():
+    """A hundred times what it was before, and large; or huge at once. Small ones may grow: networks begin with them."""
+    row = {"d_loss": 1.0, "d_real": 0.5, "d_fake": 0.5}
+    for before, now, said in ((20, 5000, True), (20, 1500, False), (0.001, 5, False), (None, 2e5, True), (None, 5000, False)):
+        doctor = Doctor(RECIPES["dcgan"], np.zeros((2, 4, 4, 1), np.uint8))
+        for step in range(0, 200, 10) if before else ():
+            assert doctor.listen(step, row, {"generator.1.w": before, "discriminator.0.w": 1.0}) == []
+        got = doctor.listen(200, row, {"generator.1.w": 3 * now / 5, "generator.4.w": 4 * now / 5, "discriminator.0.w": 1.0})
+        assert len(got) == said
+        assert not said or ("the generator explodes" in got[0] and "generator.4.w" in got[0])
+
+
 def test_samples_that_collapse(complaints, capsys):
     """A generator that has learned, then forgets its z."""
 

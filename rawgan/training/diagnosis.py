@@ -35,11 +35,10 @@ class Doctor:
             own = {name: norm for name, norm in norms.items() if name.startswith(f"{who}.")}
             total, lines = float(np.hypot.reduce(list(own.values()))), self.lines.setdefault(who, [])
             usual, first = (median(some) if len(lines) >= PATIENCE else 0 for some in (lines[-50:], lines[:PATIENCE]))
-            explodes = total > HUGE or total > max(EXPLODING * usual, LARGE) > LARGE
-            words = f"step {done}: the gradient of the {who} explodes: its norm is {total:.3g}"
-            words += (
-                f", {usual:.3g} in the lines before" if usual else ""
-            ) + f", most of it in {max(own, key=own.get)}; try a smaller --lr, or a recipe with a gradient penalty"
+            explodes = total > HUGE or (total > max(EXPLODING * usual, LARGE) and usual > 0)
+            before = f", {usual:.3g} in the lines before" if usual else ""
+            words = f"step {done}: the gradient of the {who} explodes: its norm is {total:.3g}{before}, most of it in"
+            words += f" {max(own, key=own.get)}; try a smaller --lr, or a recipe with a gradient penalty"
             said += self.lasting(f"{who} explodes", explodes, 1, words)
             words = f"step {done}: the gradient of the {who} vanishes: its norm is {total:.3g}, and it hardly learns; try a new run"
             words += " with a smaller --lr, with --real-label 0.9, or of a Wasserstein recipe such as wgan_gp"
