@@ -189,7 +189,7 @@ class TestRefusals:
             return replace(images, images=other)
 
         monkeypatch.setattr(session, "load", another)
-        self.refused(run, "its pictures is")
+        self.refused(run, "was trained on other pictures: those in digits have changed")
 
     @pytest.mark.parametrize("keep", [0, 7, 100, -1])
     def test_a_truncated_checkpoint(self, run, keep):

@@ -100,6 +100,8 @@ class Session:
         said, here = facts.get("of"), self.identity()
         if not isinstance(said, dict):
             raise UserError(f"{path} does not say of which run it is")
+        if said.get("pictures") != here["pictures"]:
+            raise UserError(f"{path} was trained on other pictures: those in {self.options.data} have changed since")
         for name, value in here.items():
             if said.get(name) != value:
                 raise UserError(
