@@ -23,7 +23,7 @@ from rawgan.training.feed import Ahead, Feed
 from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
 from rawgan.training.options import Options, from_config, read_config, to_config
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
-from rawgan.training.run import RunFolder, free_folder, write_config
+from rawgan.training.run import RunFolder, free_folder, locked, write_config
 
 
 class Session:
@@ -189,7 +189,8 @@ def start(options: Options, out: Path | None = None) -> tuple[int, int]:
     folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
     config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | {"path": session.device.path}
     run = RunFolder.new(folder, config, tables(session)[0])
-    return go_on(session, run, board), options.steps
+    with locked(run.path):
+        return go_on(session, run, board), options.steps
 
 
 def resume(folder: Path, **changes) -> tuple[int, int]:
@@ -201,16 +202,17 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
     options = replace(from_config(config, folder / "config.json"), **changes)
     session = open_session(options)
     board = open_board(options.tensorboard)
-    found = checkpoints(folder)
-    if found:
-        session.restore(list(found.values())[-1])
-    if session.done >= options.steps:
-        raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
-    columns, every = tables(session)
-    run = RunFolder.again(folder, columns, session.done, every)
-    write_config(folder, config | to_config(options) | {"path": session.device.path})
-    print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
-    return go_on(session, run, board), options.steps
+    with locked(folder):
+        found = checkpoints(folder)
+        if found:
+            session.restore(list(found.values())[-1])
+        if session.done >= options.steps:
+            raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
+        columns, every = tables(session)
+        run = RunFolder.again(folder, columns, session.done, every)
+        write_config(folder, config | to_config(options) | {"path": session.device.path})
+        print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
+        return go_on(session, run, board), options.steps
 
 
 def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
