@@ -26,7 +26,7 @@ from rawgan.training import loop, session
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.load import load_generator
 from rawgan.training.options import Options
-from rawgan.training.run import Table, locked
+from rawgan.training.run import RunFolder, Table, locked
 from rawgan.training.session import resume, start
 
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -111,6 +111,27 @@ def test_more_steps_after_the_end_are_the_same_run(tmp_path):
     assert "\n23," in (tmp_path / "longer" / "metrics.csv").read_text()
     resume(tmp_path / "longer", steps=36)
     assert_same_run(tmp_path / "longer", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("where", ["save_curves", "save_gradients", "save_weights"])
+def test_killed_at_its_very_end(where, tmp_path, monkeypatch):
+    """All steps are done and saved, not everything else is written: resumed, it only finishes; and it takes more steps."""
+
+    def killed(*_):
+        raise Killed
+
+    told = options("wgan_gp", steps=13, sample_every=13)
+    start(told, tmp_path / "straight")
+    owner = {"save_curves": loop, "save_gradients": session, "save_weights": RunFolder}[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, killed)
+        with pytest.raises(Killed):
+            start(told, tmp_path / "run")
+    assert resume(tmp_path / "run") == (13, 13)
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+    resume(tmp_path / "run", steps=15)
+    start(options("wgan_gp", steps=15, sample_every=13), tmp_path / "longer")
+    assert_same_run(tmp_path / "run", tmp_path / "longer")
 
 
 def test_before_the_first_checkpoint_it_begins_anew(tmp_path, monkeypatch):

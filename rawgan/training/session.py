@@ -44,7 +44,7 @@ class Session:
         self.columns = self.recipe.classes or 8  # of a sample grid
         self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
         self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
-        self.done, self.ahead = 0, None
+        self.done, self.ahead, self.fingerprint = 0, None, fingerprint(images)
 
     @property
     def players(self) -> dict[str, Sequential]:
@@ -86,7 +86,7 @@ class Session:
         found = {"recipe": self.recipe.name, "classes": self.recipe.classes, "size": H, "channels": C}
         found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
         found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
-        return found | {"pictures": fingerprint(self.images)}
+        return found | {"pictures": self.fingerprint}
 
     def facts(self) -> dict:
         """All that changes and is no array."""
@@ -206,9 +206,11 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
         found = checkpoints(folder)
         if found:
             session.restore(list(found.values())[-1])
-        if session.done >= options.steps:
+        over = session.done >= options.steps
+        if over and (folder / "weights.safetensors").exists():
             raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
         columns, every = tables(session)
+        every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
         run = RunFolder.again(folder, columns, session.done, every)
         write_config(folder, config | to_config(options) | {"path": session.device.path})
         print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
@@ -229,6 +231,8 @@ def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
         if trainer.board:
             trainer.board.close()
     print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
+    if done < options.steps:
+        print(f"To go on with it: rawgan train --resume {run.path}")
     return done
 
 
@@ -266,7 +270,7 @@ class Trainer(Follower):
             tqdm.write(f"diagnosis: {sentence}", file=sys.stderr)
 
     def sound(self):
-        return all(np.isfinite(to_host(abs(o.parameters.flat).max())) for o in self.session.optimizers.values())
+        return all(np.isfinite(a).all() for a in self.session.arrays().values())
 
     def save(self, done):
         self.run.sync()
