@@ -167,6 +167,31 @@ def test_broken_files_take_no_memory(run, tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts | {"step": -1},
+        lambda facts: facts | {"step": 3.0},
+        lambda facts: facts | {"t": {"generator": 3}},
+        lambda facts: facts | {"t": {"generator": 3, "discriminator": True}},
+        lambda facts: facts | {"random": facts["random"] | {"seed": 1}},
+        lambda facts: facts | {"random": facts["random"] | {"streams": {}}},
+        lambda facts: facts | {"feed": facts["feed"] | {"position": {"epoch": None, "at": 4}}},
+        lambda facts: facts | {"feed": facts["feed"] | {"position": facts["feed"]["position"] | {"at": 3}}},
+        lambda facts: facts | {"feed": facts["feed"] | {"random": {"seed": 0, "streams": {"data": {}}}}},
+        lambda facts: {"of": facts["of"]},
+    ],
+)
+def test_facts_that_cannot_be(change, run, tmp_path):
+    arrays, facts = load_checkpoint(list(checkpoints(run).values())[-1])
+    said = json.dumps(change(facts))
+    (tmp_path / "a.safetensors").write_bytes(save(arrays, {"facts": said, "sha256": checksum(arrays, said)}))
+    options = from_config(read_config(run / "config.json"), run)
+    whole = Session(options, session.load("digits", 8), session.choose_device("cpu"))
+    with pytest.raises(UserError, match="says nothing usable of its step and random streams"):
+        whole.restore(tmp_path / "a.safetensors")
+
+
 def test_a_file_that_says_it_is_large(tmp_path):
     """What the header declares is held against the length of the file before an array is made."""
     for shape in ([2**40], [2**20, 2**20], [2**62, 4]):

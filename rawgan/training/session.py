@@ -19,9 +19,9 @@ from rawgan.random import Random
 from rawgan.training.board import Board, open_board
 from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rawgan.training.diagnosis import Doctor, first_overflow
-from rawgan.training.feed import Ahead, Feed
+from rawgan.training.feed import Ahead, Feed, restore_streams
 from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
-from rawgan.training.options import Options, from_config, read_config, to_config
+from rawgan.training.options import Options, from_config, read_config, to_config, whole
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
 from rawgan.training.run import RunFolder, free_folder, locked, write_config
 
@@ -114,13 +114,15 @@ class Session:
             if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
                 raise UserError(f"{path} does not fit this run: {name} is {arrays[name].shape}, wanted {a.shape}")
         try:
-            self.random.restore(facts["random"])
+            restore_streams(self.random, facts["random"])
             self.feed.restore(facts["feed"])
+            self.done, counts = facts["step"], facts["t"]
             for who, optimizer in self.optimizers.items():
-                optimizer.t = int(facts["t"][who])
-            self.done = int(facts["step"])
+                optimizer.t = counts[who]
+            if not all(map(whole(0, 10**18), (self.done, *(optimizer.t for optimizer in self.optimizers.values())))):
+                raise ValueError("a count that is none")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"{path} says nothing usable of the random streams: it is damaged, or of another version") from error
+            raise UserError(f"{path} says nothing usable of its step and random streams: it is of another version") from error
         parameters = {who: o.parameters for who, o in self.optimizers.items()}
         parameters |= {"average": self.average.parameters} if self.average else {}
         for who, vector in parameters.items():
