@@ -161,7 +161,7 @@ def test_very_many_broken_files(run, tmp_path):
 def test_broken_files_take_no_memory(run, tmp_path):
     tracemalloc.start()
     try:
-        fuzz(200, run, tmp_path / "broken", 3)
+        fuzz(100, run, tmp_path / "broken", 3)
         assert tracemalloc.get_traced_memory()[1] < 2 * LIMIT
     finally:
         tracemalloc.stop()
