@@ -210,6 +210,19 @@ class TestOverflow:
         said = self.broken(tmp_path / "run", steps=15)
         assert "no longer finite at step 15" in said and list(checkpoints(tmp_path / "run")) == [5, 10]
 
+    def test_an_overflow_that_does_not_come_again(self, tmp_path, monkeypatch):
+        """As of a flipped bit in memory: the steps are gone through again, and it is said that they were fine."""
+        fired = []
+
+        def once(session):
+            if not fired:
+                fired.append(True)
+                session.gan.generator.params["1.w"][...] = np.nan
+
+        self.at_step(monkeypatch, 12, once)
+        said = self.broken(tmp_path / "run")
+        assert "gone through again from step 10, the same steps gave finite numbers" in said
+
     def test_nothing_stays_patched(self, tmp_path, monkeypatch):
         made = []
         original = session.first_overflow
