@@ -128,8 +128,8 @@ class TestRefusals:
         (run / "config.json").write_text(json.dumps(config | changes))
 
     def test_nothing_left_to_do(self, run):
-        self.refused(run, "has all its 4 steps", steps=4)
-        self.refused(run, "has all its 4 steps", steps=2)
+        self.refused(run, "has done its 4 steps", steps=4)
+        self.refused(run, "has done its 4 steps", steps=2)
 
     def test_another_recipe(self, run):
         self.change_config(run, recipe="dcgan")
