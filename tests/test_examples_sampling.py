@@ -1,9 +1,9 @@
 """examples/sample.py, interpolate.py and train_vae.py from a user's side: files, exit statuses, sentences; and loading a run."""
 
 import csv
-import importlib.util
 import json
 import os
+import runpy
 import shutil
 import signal
 import struct
@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.models.recipes import RECIPES
-from rawgan.training.command import run_command, run_recipe
 from rawgan.training.load import choose_labels, load_generator
+from rawgan.training.options import Options
+from rawgan.training.session import start as start_training
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
@@ -41,12 +42,9 @@ def call(monkeypatch, capsys):
     """An example in this process: (exit status, stdout, stderr)."""
 
     def call(script, *args):
-        spec = importlib.util.spec_from_file_location("example", EXAMPLES / script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [script, *map(str, args), "--device", "cpu"])
         with pytest.raises(SystemExit) as leaving:
-            run_command(module.command)
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         return leaving.value.code or 0, *capsys.readouterr()
 
     return call
@@ -80,9 +78,8 @@ def data(tmp_path_factory):
 
 def train(name, data, out, **changes):
     """A tiny run of a recipe, in this process."""
-    options = {"size": 16, "channels": None, "width": 4, "steps": 2, "batch": 8, "lr": None, "real_label": 1.0, "ema": None}
-    options |= {"seed": 0, "device": "cpu", "sample_every": 100, "out": out}
-    run_recipe(RECIPES[name], str(data), **(options | changes))
+    options = {"recipe": name, "data": str(data), "size": 16, "width": 4, "steps": 2, "batch": 8, "device": "cpu"}
+    start_training(Options(**(options | changes)), out)
     return out
 
 
@@ -378,7 +375,13 @@ class TestLoad:
         weights = broken / "weights.safetensors"
         content = weights.read_bytes()
         weights.unlink() if keep is None else weights.write_bytes(content[:keep])
+        shutil.rmtree(broken / "checkpoints")
         self.fails(broken, "weights.safetensors is no readable weights file")
+
+    def test_a_run_that_was_killed_has_its_last_checkpoint(self, plain, broken):
+        (broken / "weights.safetensors").unlink()
+        for name, a in state(load_generator(broken)[1]).items():
+            assert_same(a, state(load_generator(plain)[1])[name])
 
     def change_weights(self, run, change):
         arrays = load_file(run / "weights.safetensors")

@@ -130,8 +130,8 @@ def test_planned_step_trains_the_same(name, where):
 @WHERE
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_lower_precision(where, precision):
-    """Metrics stay within 16 roundings of float64. A gradient near 0 may have the other sign, so that Adam moves a parameter the other
-    way: by up to 1.06 of its rate, where the second of two gradients is twice the first."""
+    """Metrics stay within 16 roundings of float64. A gradient near 0 may have the other sign, so that Adam moves a parameter the
+    other way: by up to 1.06 of its rate, where the second of two gradients is twice the first."""
     said = run_worker("dcgan", where, precision)
     metrics, G, D, _ = said["planned"]
     assert metrics <= 16 * {"tf32": 2**-11, "bf16": 2**-8}[precision]

@@ -13,10 +13,10 @@ import os
 from pathlib import Path
 
 from rawgan.data import digits, folder, idx
-from rawgan.data.images import MAX_SIZE, Images, batches, fit, to_float, to_uint8, with_channels
+from rawgan.data.images import MAX_SIZE, Batches, Images, fit, to_float, to_uint8, with_channels
 from rawgan.errors import UserError
 
-__all__ = ["Images", "batches", "load", "to_float", "to_uint8"]
+__all__ = ["Batches", "Images", "load", "to_float", "to_uint8"]
 
 
 def load(source: str, size: int | None = None, channels: int | None = None, split: str = "train") -> Images:
