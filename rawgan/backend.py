@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, wraps
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -143,11 +144,13 @@ def to_host(a) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes: `name` is "cpu" or "gpu", `path` NumPy or CuPy, `why` the reason in words."""
+    """Where a run computes: `name` is "cpu" or "gpu", `path` with what, `why` the reason in words; `kernels`: its operations launch
+    Triton kernels, inside `with use_kernels(device.kernels)`."""
 
     name: str
     path: str
     why: str
+    kernels: bool = False
 
     @property
     def xp(self) -> ModuleType:
@@ -161,19 +164,35 @@ class Device:
 CPU = Device("cpu", "NumPy", "it was asked for")
 
 
-def choose_device(wish: str = "auto") -> Device:
+def choose_device(wish: str = "auto", kernels: bool = False) -> Device:
     """The device for "auto", "cpu" or "gpu": auto takes a GPU where CuPy finds one.
 
-    Raises UserError when "gpu" is asked for and there is none, and for any other word. There is no silent fallback.
+    Raises UserError when "gpu" is asked for and there is none, for any other word, and when `kernels` are asked for and cannot run
+    there. There is no silent fallback.
     """
     if wish not in ("auto", "cpu", "gpu"):
         raise UserError(f"device {wish!r} is not known; choose auto, cpu or gpu")
-    if wish == "cpu":
-        return CPU
-    cupy, reason = _cupy()
+    cupy, reason = (None, CPU.why) if wish == "cpu" else _cupy()
     if cupy is not None:
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
-        return Device("gpu", "CuPy", f"{properties['name'].decode()} found by CuPy {cupy.__version__}")
-    if wish == "gpu":
+        device = Device("gpu", "CuPy", f"{properties['name'].decode()} found by CuPy {cupy.__version__}")
+    elif wish == "gpu":
         raise UserError(f"--device gpu was asked for, but {reason}; use --device cpu, or auto")
-    return Device("cpu", "NumPy", reason)
+    else:
+        device = CPU if wish == "cpu" else Device("cpu", "NumPy", reason)
+    return _with_kernels(device) if kernels else device
+
+
+def _with_kernels(device: Device) -> Device:
+    """The device with Triton kernels. Raises UserError where they cannot run."""
+    interpreter = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    if find_spec("triton") is None:
+        raise UserError("kernels were asked for, but Triton is not installed here")
+    if device.name == "gpu" and interpreter:
+        raise UserError("kernels were asked for on a GPU, but TRITON_INTERPRET is set: unset it, or use --device cpu")
+    if device.name == "cpu" and not interpreter:
+        raise UserError(
+            f"kernels were asked for, but there is no GPU to run them ({device.why}); "
+            "TRITON_INTERPRET=1 in the environment runs them in Triton's interpreter, very slowly"
+        )
+    return replace(device, path="Triton kernels on CuPy" if device.name == "gpu" else "Triton's interpreter on NumPy", kernels=True)

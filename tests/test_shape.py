@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import assert_same, check_layer
 
-from rawgan.layers import Crop, Flatten, Planes, Reshape
+from rawgan.layers import Condition, Crop, Flatten, OneHot, Planes, Reshape, Sequential
 
 CASES = {
     "Flatten an image": (Flatten(), (2, 3, 4, 5), lambda x, p: x.reshape(2, 60)),
@@ -30,6 +30,20 @@ def test_order_is_height_width_channel():
     x = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     assert_same(Flatten().forward(x)[0], np.arange(120).reshape(2, 60))
     assert_same(Reshape(3, 4, 5).forward(x.reshape(2, 60))[0], x)
+
+
+def test_nothing_has_gaps(rng):
+    """What a layer makes of arrays without gaps has none either: kernels take no others."""
+    labels = np.array([1, 0])
+    for layer, x, dy_shape in (
+        (Crop(2, 3), rng.normal(size=(2, 4, 4, 1)), (2, 2, 3, 1)),
+        (Condition(Sequential(OneHot(2), Planes(4, 4))), (rng.normal(size=(2, 4, 4, 1)), labels), (2, 4, 4, 3)),
+    ):
+        y, cache = layer.forward(x)
+        dy = rng.normal(size=dy_shape)
+        dx, _ = layer.backward(dy, cache)
+        ddy, _, _ = layer.double_backward(dx, dy, cache)
+        assert all(a.flags.c_contiguous for a in (y, dx, ddy)), layer
 
 
 def test_what_was_cut_off_has_gradient_zero(rng):

@@ -8,6 +8,7 @@ import numpy as np
 
 import rawgan
 from rawgan.backend import choose_device
+from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
@@ -42,15 +43,10 @@ def installed(package: str) -> str:
 def paths(device) -> dict[str, str]:
     """The ways to compute, and for each whether it is there or why not."""
     gpu = device.name == "gpu"
-    triton = installed("triton")
-    if triton == "not installed":
-        kernels = "not available: Triton is not installed"
-    elif gpu:
-        kernels = f"available with Triton {triton}, inside rawgan.backend.use_kernels(); rawgan train does not enter it yet"
-    else:
-        kernels = (
-            f"not available: Triton {triton} is there, but they need CuPy and a GPU; here they run in its interpreter, for tests"
-        )
+    try:
+        kernels = f"available with --kernels: {choose_device(kernels=True).path}, Triton {installed('triton')}"
+    except UserError as error:
+        kernels = f"not available: {error}"
     return {
         "NumPy": f"available, NumPy {np.__version__} on the CPU",
         "CuPy": f"available: {device.why}" if gpu else f"not available: {device.why}",

@@ -13,7 +13,7 @@ from rawgan.training.options import Options
 from rawgan.training.session import resume as go_on
 from rawgan.training.session import start
 
-AGAIN = ("steps", "device", "checkpoint_every", "keep", "tensorboard")  # what may change when a run is resumed
+AGAIN = ("steps", "device", "kernels", "checkpoint_every", "keep", "tensorboard")  # what may change when a run is resumed
 
 
 def command(
@@ -33,6 +33,9 @@ def command(
     ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="decay: draw from an average of G")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="compute with the Triton kernels, on a GPU; never in silence without")
+    ] = False,
     sample_every: Annotated[int, typer.Option(min=1, help="steps between two sample grids")] = 250,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between two checkpoints")] = 500,
     keep: Annotated[int, typer.Option(min=1, help="how many checkpoints stay, the last ones")] = 2,

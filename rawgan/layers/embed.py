@@ -70,7 +70,7 @@ class Condition(Composite):
         c, cache = self.inner.forward(labels, train)
         if c.shape[:-1] != x.shape[:-1]:
             raise ValueError(f"{self.label}: x has shape {tuple(x.shape)}, which a condition of {tuple(c.shape)} cannot join")
-        return xp.concatenate([x, c], -1), (x.shape[-1], cache)
+        return xp.ascontiguousarray(xp.concatenate([x, c], -1)), (x.shape[-1], cache)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         C, inner_cache = cache
@@ -83,7 +83,7 @@ class Condition(Composite):
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xp = array_module(ddx)
-        return xp.concatenate([ddx, xp.zeros_like(dy[..., cache[0] :])], -1), None, {}
+        return xp.ascontiguousarray(xp.concatenate([ddx, xp.zeros_like(dy[..., cache[0] :])], -1)), None, {}
 
     def config(self):
         return repr(self.inner)

@@ -73,7 +73,7 @@ class Crop(Layer):
     def forward(self, x, train=True):
         if x.ndim != 4 or x.shape[1] < self.H or x.shape[2] < self.W:
             raise ValueError(f"{self.label}: an image of shape {tuple(x.shape)} is smaller than what is to be kept")
-        return x[:, : self.H, : self.W], x.shape
+        return array_module(x).ascontiguousarray(x[:, : self.H, : self.W]), x.shape
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         dx = array_module(dy).zeros(cache, dy.dtype)
@@ -81,7 +81,7 @@ class Crop(Layer):
         return dx, {}
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
-        return ddx[:, : self.H, : self.W], None, {}
+        return array_module(ddx).ascontiguousarray(ddx[:, : self.H, : self.W]), None, {}
 
     def config(self):
         return f"{self.H}, {self.W}"

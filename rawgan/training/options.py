@@ -30,6 +30,7 @@ class Options:
     flip: bool = False
     seed: int = 0
     device: str = "auto"
+    kernels: bool = False
     sample_every: int = 250
     checkpoint_every: int = 500
     keep: int = 2
@@ -94,6 +95,7 @@ FIELDS = {  # what each option in a config.json must be
     "flip": lambda value: type(value) is bool,
     "seed": whole(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
+    "kernels": lambda value: type(value) is bool,
     "sample_every": whole(1, 10**15),
     "checkpoint_every": whole(1, 10**15),
     "keep": whole(1, 10**6),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rawgan.backend import Array, Device, choose_device, to_host
+from rawgan.backend import Array, Device, choose_device, to_host, use_kernels
 from rawgan.data import Images, load
 from rawgan.data.idx import KNOWN
 from rawgan.ema import EMA
@@ -60,7 +60,8 @@ class Session:
         """One step of training."""
         if self.ahead is None:
             self.ahead = Ahead(self.feed, self.done)
-        metrics = self.gan.train_step(*self.ahead.take())
+        with use_kernels(self.device.kernels):
+            metrics = self.gan.train_step(*self.ahead.take())
         if self.average:
             self.average.update()
         self.done += 1
@@ -154,8 +155,9 @@ def fingerprint(images: Images) -> list[int]:
 
 def open_session(options: Options) -> Session:
     """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
-    device = choose_device(options.device)
-    print(f"Device: {device.name}, computing with {device.path} ({device.why}); no Triton kernels in this path.", flush=True)
+    device = choose_device(options.device, options.kernels)
+    more = "" if device.kernels else "; no Triton kernels in this path"
+    print(f"Device: {device.name}, computing with {device.path} ({device.why}){more}.", flush=True)
     options.changed_recipe()  # what makes no sense is said before pictures are loaded
     images = load(options.data, options.natural_size(), options.channels)
     _, H, _, C = images.images.shape
@@ -232,10 +234,19 @@ def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
         session.close()
         if trainer.board:
             trainer.board.close()
+    if session.device.kernels:
+        print(f"Triton kernels launched: {launches()}.")
     print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
     if done < options.steps:
         print(f"To go on with it: rawgan train --resume {run.path}")
     return done
+
+
+def launches() -> str:
+    """How often each Triton kernel was started, the most frequent first."""
+    from rawgan.kernels.launch import launched
+
+    return ", ".join(f"{name} {count}" for name, count in launched.most_common()) or "none"
 
 
 class Trainer(Follower):
