@@ -159,11 +159,9 @@ _handles: dict = {}
 
 
 def _activate(driver: DriverBase | None) -> None:
-    """Makes a driver Triton's own; None: whichever Triton finds."""
+    """Makes a driver Triton's own. None, where there was none before: Triton keeps what it has, until a launch brings its own."""
     global _driver
-    if driver is None:
-        triton.runtime.driver.reset_active()
-    elif driver is not _driver:
+    if driver is not None and driver is not _driver:
         triton.runtime.driver.set_active(driver)
     _driver = driver
 

@@ -158,6 +158,8 @@ def table(found):
     """[(kernel, arrays, products, tile, {capability: numbers}), ...], a row for each kernel of each configuration."""
     rows = {}
     for (name, i, capability), kernels in found.items():
+        if isinstance(kernels, str):
+            sys.exit(f"{name} {specs()[name].compiles[i]} for sm_{capability}: {kernels}")
         dtype, _, how = specs()[name].compiles[i]
         tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
         for n, kernel in enumerate(kernels):
