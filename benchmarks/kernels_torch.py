@@ -111,8 +111,9 @@ def normalize_dx(dxhat, xhat, rstd, axes):
     return lambda: aten.native_layer_norm_backward(dxhat, x, *how)[0]
 
 
-ACTS = {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, 0.2)}
+ACTS = {None: lambda z: z, "relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, 0.2)}
 ACTS_DX = {
+    None: lambda dy, z: dy,
     "relu": lambda dy, z: aten.threshold_backward(dy, z, 0),
     "tanh": lambda dy, z: aten.tanh_backward(dy, z.tanh()),
     "leaky_relu": lambda dy, z: aten.leaky_relu_backward(dy, z, 0.2, False),

@@ -4,8 +4,8 @@
 
 A program takes one sample. The losses are those of terms.py, one term for the first `real` samples and one for the `fake` ones
 after them, each a mean over its own; the program that finishes last adds the sums up, in the order of the samples. Samples after
-those have no loss, and gradient 1: where a penalty asks for the gradient of the score itself. Where x is the output of an activation
-without BatchNorm, the gradient before that activation is computed too, each sample's from its own score.
+those have no loss, and gradient 1: where a penalty asks for the gradient of the score itself. Where x is the output of an
+activation without BatchNorm, the gradient before that activation is computed too, each sample's from its own score.
 """
 
 from math import prod

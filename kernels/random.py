@@ -44,7 +44,7 @@ def _box_muller(u, v):
 
 
 @triton.jit
-def _words(state_ptr, offs, STREAM: tl.constexpr):
+def words(state_ptr, offs, STREAM: tl.constexpr):
     """Four random 32-bit words for each offset."""
     zero = offs * 0
     step = tl.load(state_ptr + 1).to(tl.uint64)
@@ -68,14 +68,14 @@ def _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE: tl.constexpr):
 @triton.jit
 def normal_kernel(out_ptr, state_ptr, SIZE: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr):
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    a, b, c, d = _words(state_ptr, offs, STREAM)
+    a, b, c, d = words(state_ptr, offs, STREAM)
     z0, z1 = _box_muller(a, b)
     z2, z3 = _box_muller(c, d)
     _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE)
 
 
 @triton.jit
-def _uniform(word, LOW: tl.constexpr, HIGH: tl.constexpr):
+def uniform_of(word, LOW: tl.constexpr, HIGH: tl.constexpr):
     """A uniform variable from 23 bits of a word: exact on (0, 1), where neither end is reached."""
     return LOW + (HIGH - LOW) * (((word >> 9).to(tl.float32) + 0.5) * 2**-23)
 
@@ -85,8 +85,8 @@ def uniform_kernel(
     out_ptr, state_ptr, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    a, b, c, d = _words(state_ptr, offs, STREAM)
-    z0, z1, z2, z3 = _uniform(a, LOW, HIGH), _uniform(b, LOW, HIGH), _uniform(c, LOW, HIGH), _uniform(d, LOW, HIGH)
+    a, b, c, d = words(state_ptr, offs, STREAM)
+    z0, z1, z2, z3 = uniform_of(a, LOW, HIGH), uniform_of(b, LOW, HIGH), uniform_of(c, LOW, HIGH), uniform_of(d, LOW, HIGH)
     _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE)
 
 
@@ -111,12 +111,12 @@ def step_inputs_kernel(
     PROGRAMS: tl.constexpr = ((Z + 3) // 4 + BLOCK - 1) // BLOCK
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if tl.program_id(0) < PROGRAMS:
-        a, b, c, d = _words(state_ptr, offs, 0)
+        a, b, c, d = words(state_ptr, offs, 0)
         if NORMAL:
             z0, z1 = _box_muller(a, b)
             z2, z3 = _box_muller(c, d)
         else:
-            z0, z1, z2, z3 = _uniform(a, -1.0, 1.0), _uniform(b, -1.0, 1.0), _uniform(c, -1.0, 1.0), _uniform(d, -1.0, 1.0)
+            z0, z1, z2, z3 = uniform_of(a, -1.0, 1.0), uniform_of(b, -1.0, 1.0), uniform_of(c, -1.0, 1.0), uniform_of(d, -1.0, 1.0)
         _store_quarters(z_ptr, offs, z0, z1, z2, z3, Z)
     else:
         offs -= PROGRAMS * BLOCK
@@ -198,6 +198,11 @@ def _words_reference(size, state, stream) -> np.ndarray:
     seed, step = int(state[0]), int(state[1])
     count = np.arange(launch.cdiv(size, 4), dtype=np.uint64)
     return np.stack(_philox(seed, [count, *(np.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, stream))]))
+
+
+def first_words_reference(size, state, stream) -> np.ndarray:
+    """A uniform variable in (0, 1) for each counter, from the first of its four words."""
+    return _unit(_words_reference(4 * size, state, stream)[0])
 
 
 def _unit(words):

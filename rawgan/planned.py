@@ -75,6 +75,13 @@ class Block:
             return kernels.conv2d(x, self.w, b, layer.stride, self.pad, precision=self.precision, **how)
         return kernels.conv2d_dx(x, self.w, self.end[:2], layer.stride, self.pad, b=b, precision=self.precision, **how)
 
+    def tangent(self, ddx: Array, **how) -> Array:
+        """The layer's map without its bias: what it makes of a change of x."""
+        x, layer = ddx.reshape(len(ddx), *self.shape), self.layer
+        if isinstance(layer, Linear):
+            return kernels.linear(x, self.w, precision=self.precision, **how)
+        return kernels.conv2d(x, self.w, None, layer.stride, self.pad, precision=self.precision, **how)
+
     def adjoint(self, dy: Array, **how) -> Array:
         """The gradient of what comes in."""
         layer = self.layer
@@ -150,11 +157,11 @@ class Gradient:
         """Where a gradient goes that is not split."""
         return None if self.flat is None else self.slices(name)[0]
 
-    def add(self, block: Block, x: Array, dy: Array) -> None:
-        """The gradients of a block's weight and bias."""
+    def add(self, block: Block, x: Array, dy: Array, biased: int | None = None) -> None:
+        """The gradients of a block's weight, and of its bias, which only the first `biased` samples reach."""
         self.counts[block.name + "w"] = len(block.weight_gradient(x, dy, self.slices(block.name + "w")))
         if "b" in block.layer.params:
-            kernels.bias_db(dy, out=self.vector(block.name + "b"))
+            kernels.bias_db(dy[:biased], out=self.vector(block.name + "b"))
 
 
 def forward(net: list[Block], x: Array, groups: int = 1, out: Array | None = None) -> tuple[Array, list[tuple]]:
@@ -253,44 +260,35 @@ def to_bfloat16(a: Array) -> Array:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("uint16")
 
 
-def unsupported(recipe: Recipe) -> str | None:
-    """What of a recipe the planned step does not know yet, in words; None where it knows all."""
-    known = {
-        "a penalty": recipe.penalty is None,
-        "clipped weights": recipe.clip is None,
-        "classes": not recipe.classes,
-        "another order of updates": recipe.first == "discriminator" and not recipe.joint,
-        "fakes in inference mode": recipe.train_fakes and recipe.train_generator,
-        "several critic steps": not recipe.fresh_z and recipe.critic_steps(0) == recipe.critic_steps(1) == 1,
-    }
-    return next((what for what, fine in known.items() if not fine), None)
+class Planned:
+    """What every planned step has: the players, the data, the counters, the plan. A subclass writes `launch` out.
 
-
-class PlannedStep:
-    """See the head of the file. images (n, H, W, C) uint8, where the networks live; `batches` index rows are fed at a time.
-
-    `plan` has the launches and the arena. Raises UserError for a recipe or network that cannot be planned.
+    images (n, H, W, C) uint8, where the networks live; `batches` rows of `index` are fed at a time. Raises UserError for a recipe
+    or a network that cannot be planned.
     """
+
+    said_names: tuple[str, ...]  # what stands in a row of the metrics
+    reals = 1  # real batches of a step
 
     def __init__(
         self, gan: GAN, recipe: Recipe, images: Array, batch: int, seed: int = 0, precision: str = "fp32", batches: int = 50
     ):
-        if why := unsupported(recipe):
+        if why := self.unsupported(recipe):
             raise UserError(f"{recipe.name} has {why}, which the planned step does not know yet")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not known; choose {', '.join(PRECISIONS)}")
         self.recipe, self.images, self.batch, self.objective = recipe, images, batch, gan.objective
-        self.sides = sides(gan.objective)
-        xp, dtype = array_module(images, gan.generator_optimizer.parameters.flat), PRECISIONS[precision][0]
+        self.sides, self.dtype = sides(gan.objective), PRECISIONS[precision][0]
+        self.xp = array_module(images, gan.generator_optimizer.parameters.flat)
         self.G = Player(gan.generator, gan.generator_optimizer, (recipe.z,), precision)
         self.D = Player(gan.discriminator, gan.discriminator_optimizer, images.shape[1:], precision)
         head = self.D.blocks[-1]
         if prod(head.end) != 1 or head.norm or head.act or "b" in head.layer.params:
             raise UserError(f"the planned step wants a discriminator that ends in one score without bias, not {head.layer.label}")
-        self.z, self.x = xp.empty((batch, recipe.z), dtype), xp.empty((2 * batch, *images.shape[1:]), dtype)
-        self.index = xp.zeros((batches, batch), "int32")
-        self.state = xp.array([seed, 0], "int64")
-        self.said = xp.zeros((batches, 6), "float32")
+        self.allocate()
+        self.index = self.xp.zeros((batches, self.reals * batch), "int32")
+        self.state = self.xp.array([seed, 0], "int64")
+        self.said = self.xp.zeros((batches, len(self.said_names) + 2), "float32")
         with launch.record(dry=True):  # counts the slices of the weight gradients
             self.launch()
         for player in (self.G, self.D):
@@ -299,33 +297,36 @@ class PlannedStep:
             self.launch()
         self.plan = Plan(recording)
 
+    def unsupported(self, recipe: Recipe) -> str | None:
+        """What of a recipe the step does not know, in words; None where it knows all."""
+        known = {
+            "clipped weights": recipe.clip is None,
+            "classes": not recipe.classes,
+            "another order of updates": recipe.first == "discriminator" and not recipe.joint,
+            "fakes in inference mode": recipe.train_fakes and recipe.train_generator,
+        }
+        return next((what for what, fine in known.items() if not fine), None)
+
+    def allocate(self) -> None:
+        """Makes what outlives a step."""
+        raise NotImplementedError
+
     def launch(self) -> None:
         """The step, written out."""
-        B, (real, fake, generator) = self.batch, self.sides
-        how = {"draw": self.recipe.draw, "pixels": self.recipe.pixels}
-        kernels.step_inputs(self.z, self.x[:B], self.images, self.index, self.state, self.G.step, self.D.step, **how)
-        _, g_cache = forward(self.G.blocks, self.z, out=self.x[B:])
-        d_cache, dscore = self.judge(self.x, 2, B, real, fake)
-        backward(self.D.blocks, d_cache, dscore, self.D.gradient)
-        self.D.move()
-        d_cache, dscore = self.judge(self.x[B:], 1, B, generator, None, column=3)
-        last = self.G.blocks[-1]
-        dz = backward(self.D.blocks, d_cache, dscore, None, below=(last.act, last.slope, self.x[B:]))
-        backward(self.G.blocks, g_cache, dz, self.G.gradient)
-        self.G.move(tick=self.state[1:])
+        raise NotImplementedError
 
-    def judge(self, x: Array, groups: int, real: int, *terms, column: int = 0) -> tuple[list[tuple], Array]:
-        """D's forward of x with its loss: what backward needs, and the gradient of the scores."""
+    def judge(self, x: Array, groups: int, real: int, *terms, **how) -> tuple[list[tuple], tuple[Array, ...]]:
+        """D's forward of x with its loss: what backward needs, and what kernels.head gives after the scores."""
         *body, last = self.D.blocks
         y, cache = forward(body, x, groups)
         probability = isinstance(self.objective, BCE)
-        _, dscore = kernels.head(y, last.w, self.said, self.state, real, *terms, probability=probability, column=column)
-        return [*cache, (y, None, None, None)], dscore
+        _, *gradients = kernels.head(y, last.w, self.said, self.state, real, *terms, probability=probability, **how)
+        return [*cache, (y, None, None, None)], gradients
 
     def feed(self, index: np.ndarray) -> None:
-        """Which images make the next batches: (batches, batch) of integers."""
+        """Which images make the next batches: (batches, images of a step) of integers."""
         launch.fit((index.shape, self.index.shape))
-        self.index[...] = array_module(self.index).asarray(index.astype(np.int32))
+        self.index[...] = self.xp.asarray(index.astype(np.int32))
 
     def run(self) -> None:
         """Trains once."""
@@ -339,4 +340,36 @@ class PlannedStep:
     def metrics(self) -> dict[str, float]:
         """What the last step said."""
         row = to_host(self.said)[(int(self.state[1]) - 1) % len(self.said)]
-        return dict(zip(SAID, map(float, row)))
+        return dict(zip(self.said_names, map(float, row)))
+
+
+class PlannedStep(Planned):
+    """The step of a DCGAN and its relatives. See the head of the file."""
+
+    said_names = ("d_loss", "d_real", "d_fake", "g_loss")
+
+    def unsupported(self, recipe):
+        if recipe.penalty is not None:
+            return "a penalty"
+        if why := super().unsupported(recipe):
+            return why
+        one = not recipe.fresh_z and recipe.critic_steps(0) == recipe.critic_steps(1) == 1
+        return None if one else "several critic steps"
+
+    def allocate(self):
+        self.z = self.xp.empty((self.batch, self.recipe.z), self.dtype)
+        self.x = self.xp.empty((2 * self.batch, *self.images.shape[1:]), self.dtype)
+
+    def launch(self) -> None:
+        B, (real, fake, generator) = self.batch, self.sides
+        how = {"draw": self.recipe.draw, "pixels": self.recipe.pixels}
+        kernels.step_inputs(self.z, self.x[:B], self.images, self.index, self.state, self.G.step, self.D.step, **how)
+        _, g_cache = forward(self.G.blocks, self.z, out=self.x[B:])
+        d_cache, (dscore,) = self.judge(self.x, 2, B, real, fake)
+        backward(self.D.blocks, d_cache, dscore, self.D.gradient)
+        self.D.move()
+        d_cache, (dscore,) = self.judge(self.x[B:], 1, B, generator, None, column=3)
+        last = self.G.blocks[-1]
+        dz = backward(self.D.blocks, d_cache, dscore, None, below=(last.act, last.slope, self.x[B:]))
+        backward(self.G.blocks, g_cache, dz, self.G.gradient)
+        self.G.move(tick=self.state[1:])

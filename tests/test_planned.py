@@ -104,10 +104,10 @@ def worker(name: str, where: str, precision: str) -> dict:
     return apart | {"t": [gan.generator_optimizer.t, gan.discriminator_optimizer.t], "same bits": same}
 
 
-def run_worker(name, where, precision):
+def run_worker(file, name, where, *more):
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
     environment |= {"TRITON_INTERPRET": "1"} if where == "cpu" else {}
-    done = subprocess.run([sys.executable, __file__, name, where, precision], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, file, name, where, *more], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -120,7 +120,7 @@ WHERE = pytest.mark.parametrize("where", ["cpu", pytest.param("gpu", marks=pytes
 def test_planned_step_trains_the_same(name, where):
     """No further from float64 than four times what NumPy's own float32 is, in metrics, parameters and running statistics; and the
     same bits as its launches without a plan."""
-    said = run_worker(name, where, "fp32")
+    said = run_worker(__file__, name, where, "fp32")
     for what, got, plain in zip(("metrics", "G", "D", "running statistics"), said["planned"], said["numpy"]):
         assert got <= 4 * plain + 1e-9, f"{what}: {got:.3g} from float64, NumPy's float32 is {plain:.3g}"
     assert said["t"] == [STEPS, STEPS]
@@ -132,7 +132,7 @@ def test_planned_step_trains_the_same(name, where):
 def test_lower_precision(where, precision):
     """Metrics stay within 16 roundings of float64. A gradient near 0 may have the other sign, so that Adam moves a parameter the
     other way: by up to 1.06 of its rate, where the second of two gradients is twice the first."""
-    said = run_worker("dcgan", where, precision)
+    said = run_worker(__file__, "dcgan", where, precision)
     metrics, G, D, _ = said["planned"]
     assert metrics <= 16 * {"tf32": 2**-11, "bf16": 2**-8}[precision]
     assert max(G, D) <= 2 * STEPS * 1.06 * 2e-4
