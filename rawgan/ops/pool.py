@@ -1,6 +1,6 @@
 """Max pooling over squares that touch and do not overlap: a choice of one entry of k x k, and the two maps of that choice.
 
-    y[n,p,q,c] = max over 0 <= r,s < k of x[n, p k + r, q k + s, c],  P = floor(H / k): rows and columns that fill no square are left
+    y[n,p,q,c] = max over 0 <= r,s < k of x[n, p k + r, q k + s, c],  P = floor(H / k): what fills no square is left out
 
 `taken` uint8 (N, P, Q, C) names the tap r k + s that won, the first of equals, as PyTorch chooses. For a fixed choice the layer
 is linear in x, so its second derivative is the choice again, without curvature.

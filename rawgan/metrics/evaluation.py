@@ -1,0 +1,79 @@
+"""Every metric of a set of samples, beside the same of training pictures, which nobody betters, and of noise."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from rawgan.data import Images, NoTestSplit, load
+from rawgan.errors import UserError
+from rawgan.metrics.classes import class_entropy, conditional_accuracy
+from rawgan.metrics.classifier import Classifier
+from rawgan.metrics.frechet import frechet
+from rawgan.metrics.kid import kid
+from rawgan.metrics.memorisation import memorisation
+from rawgan.metrics.precision_recall import precision_recall
+
+NEIGHBOURS = 2000  # pictures whose nearest training picture is looked for
+
+
+def splits(source: str, size: int | None, channels: int | None) -> tuple[Images, Images, str]:
+    """Training and test pictures of a data set, and how they were told apart.
+
+    Where a set has no test split, a sixth of it, drawn once and for all, stands for one: G may have been trained on it.
+    """
+    train = load(source, size, channels)
+    try:
+        return train, load(source, size, channels, split="test"), "its own test split"
+    except NoTestSplit:
+        held = np.zeros(len(train), bool)
+        held[np.random.default_rng(0).permutation(len(train))[: len(train) // 6]] = True
+        return part(train, ~held), part(train, held), "no test split: a sixth of the pictures stands for one, which G has also seen"
+
+
+def part(images: Images, index: np.ndarray) -> Images:
+    """The pictures that the index names, with their labels."""
+    return replace(images, images=images.images[index], labels=None if images.labels is None else images.labels[index])
+
+
+def evaluate(samples: np.ndarray, labels: np.ndarray | None, train: Images, test: Images, judge: Classifier, seed: int = 0) -> dict:
+    """{"samples": scores, "train": scores, "noise": scores}: of samples uint8 (N, H, W, C), and of as many training pictures and
+    as much uniform noise, all against at most N test pictures.
+
+    The scores are frechet, kid and kid_std, precision and recall, nearest and copies; class_entropy where the judge knows classes,
+    and conditional_accuracy where labels (N,) were asked for. Raises UserError for fewer than 8 samples, training or test pictures.
+    """
+    N = len(samples)
+    if min(N, len(train), len(test)) < 8:
+        raise UserError(f"{N} samples, {len(train)} training and {len(test)} test pictures are too few: 8 of each are needed")
+    rng = np.random.default_rng([seed, 1])
+    seen = part(train, rng.permutation(len(train))[:N])
+    real = judge.features(test.images[rng.permutation(len(test))[:N]])
+    noise = rng.integers(0, 256, samples.shape, np.uint8)
+    wanted = rng.integers(judge.classes, size=N)
+    known = judge.features(train.images)
+    columns = {"samples": (samples, labels), "train": (seen.images, seen.labels), "noise": (noise, wanted)}
+    result = {}
+    for name, (images, asked) in columns.items():
+        features, found = judge.judge(images)
+        result[name] = scores(features, real, known, np.random.default_rng([seed, 2]))
+        if judge.task == "classes":
+            result[name]["class_entropy"] = class_entropy(found, judge.classes)
+            if labels is not None:
+                result[name]["conditional_accuracy"] = conditional_accuracy(found, asked)
+    return result
+
+
+def scores(features: np.ndarray, real: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """The scores that need features alone: of the samples, of test pictures (`real`) and of training pictures (`known`)."""
+    mean, std = kid(features, real, rng)
+    precision, recall = precision_recall(real, features)
+    nearest, copies = memorisation(features[:NEIGHBOURS], real[:NEIGHBOURS], known)
+    return {
+        "frechet": frechet(features, real),
+        "kid": mean,
+        "kid_std": std,
+        "precision": precision,
+        "recall": recall,
+        "nearest": nearest,
+        "copies": copies,
+    }
