@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -75,6 +76,7 @@ BROKEN = {
     "two gigabytes": declared((2**9, 2048, 2048), bytes(8)),
     "negative": declared((-2, 4, 4), bytes(32)),
     "a truth for a size": declared((True, 4, 4), bytes(15)),
+    "a header of 3 GiB": b"\x93NUMPY\x02\x00" + struct.pack("<I", 3 << 30) + b"{" * 1000,
     "nested": b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,
 }
 
@@ -83,9 +85,12 @@ BROKEN = {
 def test_a_broken_file_is_named(tmp_path, body):
     path = tmp_path / "x.npy"
     path.write_bytes(body)
+    tracemalloc.start()
     with pytest.raises(UserError) as error:
         load(str(path))
-    assert one_sentence(error, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert one_sentence(error, path) and peak < 4 << 20
 
 
 def test_there_is_no_test_split(tmp_path):

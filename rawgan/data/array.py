@@ -1,5 +1,6 @@
 """A NumPy array in a file, as a data set."""
 
+import io
 import os
 import warnings
 from math import prod
@@ -10,6 +11,7 @@ import numpy as np
 from rawgan.data.images import LIMIT, MAX_SIZE
 from rawgan.errors import UserError
 
+HEAD = 1 << 14  # bytes, in which every header that NumPy reads has its place
 READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -23,12 +25,13 @@ def read_npy(path: Path) -> np.ndarray:
         raise UserError(f"{path} is not there or not a file: give a .npy file.")
     try:
         with open(path, "rb") as file:
-            shape, fortran, dtype = header(file, path)
+            shape, fortran, dtype, start = header(file.read(HEAD), path)
             check(shape, dtype, path)
-            count, held = prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+            count, held = prod(shape), os.fstat(file.fileno()).st_size - start
             if held != count:
                 text = " x ".join(map(str, shape))
                 raise UserError(f"{path} declares {text} bytes but holds {held}: save it again.")
+            file.seek(start)
             flat = np.fromfile(file, np.uint8, count)
     except MemoryError:
         raise UserError(f"{path} does not fit in memory: give a smaller data set.") from None
@@ -38,15 +41,17 @@ def read_npy(path: Path) -> np.ndarray:
     return np.ascontiguousarray(images if len(shape) == 4 else images[..., None])
 
 
-def header(file, path: Path) -> tuple[tuple, bool, np.dtype]:
-    """(shape, whether the first index is fastest, dtype) from the head of the file."""
+def header(head: bytes, path: Path) -> tuple[tuple, bool, np.dtype, int]:
+    """(shape, whether the first index is fastest, dtype, where the data start) from the first bytes of the file.
+
+    From those alone: a file that is asked for the 4 GiB which a header may claim to be long makes room for them first.
+    """
+    file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers as Python 2 wrote them, which are read all the same
-            return READERS[version](file)
-    except OSError:
-        raise
+            return *READERS[version](file), file.tell()
     except Exception as error:  # a broken header makes the parser behind NumPy's raise nearly anything
         raise UserError(f"{path} is no readable .npy file ({type(error).__name__}): write it with numpy.save.") from None
 
