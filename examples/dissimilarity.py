@@ -15,8 +15,8 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
+from rawgan.cli.common import run_command
 from rawgan.metrics.dissimilarity import earth_movers, jensen_shannon, kl, total_variation
-from rawgan.training.command import run_command
 from rawgan.training.run import free_folder, prepare_picture, write_whole
 
 X = np.arange(-75, 376) / 100  # the common grid

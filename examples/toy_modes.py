@@ -16,6 +16,7 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
+from rawgan.cli.common import run_command
 from rawgan.errors import UserError
 from rawgan.gan import GAN
 from rawgan.init import he_uniform
@@ -25,7 +26,6 @@ from rawgan.optim import Adam
 from rawgan.penalties import WGANGP
 from rawgan.random import Random
 from rawgan.toys import TOYS, Mixture, count_modes, critic, generator
-from rawgan.training.command import run_command
 from rawgan.training.loop import progress_bar
 from rawgan.training.run import free_folder, prepare_picture, write_whole
 

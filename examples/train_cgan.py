@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
 
-from rawgan.training.command import main
+from rawgan.cli.main import run
 
 if __name__ == "__main__":
-    main("cgan", "Trains a conditional GAN: a column per class.", width=32, lr=5e-4)
+    run("train", recipe="cgan", width=32, lr=5e-4)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
 
-from rawgan.training.command import main
+from rawgan.cli.main import run
 
 if __name__ == "__main__":
-    main("raschka_mlp_gan", "Trains the MLP GAN of Raschka & Mirjalili, ch. 17.", data="digits", size=28, steps=4000)
+    run("train", recipe="raschka_mlp_gan", size=28, steps=4000)

@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout
 import numpy as np
 import typer
 
-from rawgan.backend import Device, choose_device, to_host
+from rawgan.backend import Device, to_host
+from rawgan.cli.common import DataOption, DeviceOption, SeedOption, device_for, run_command
 from rawgan.data import Images, batches, load, to_uint8
 from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.models.autoencoder import Z, build
 from rawgan.random import Random
-from rawgan.training.command import natural_size, run_command, say_where
+from rawgan.training.command import natural_size
 from rawgan.training.loop import columns, follow
 from rawgan.training.pictures import save_grid
 from rawgan.training.run import RunFolder, free_folder
@@ -76,7 +77,7 @@ def drawn(x) -> np.ndarray:
 
 
 def command(
-    data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, or a folder of IDX files or of images")] = "digits",
+    data: DataOption = "digits",
     autoencoder: Annotated[bool, typer.Option("--autoencoder", help="the plain one: mean squared error, no samples")] = False,
     steps: Annotated[int, typer.Option(min=1, help="training steps")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="images per step")] = 64,
@@ -84,16 +85,15 @@ def command(
     size: Annotated[int | None, typer.Option(help="image side, a multiple of 4; 16 for digits, else 28, unless given")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; the data's own unless given")] = None,
     lr: Annotated[float, typer.Option(help="learning rate")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same run, bit for bit on the CPU")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or gpu")] = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     sample_every: Annotated[int, typer.Option(min=1, help="steps between two pictures")] = 500,
     out: Annotated[Path | None, typer.Option(help="run folder, new or empty; runs/vae-DATA-NNN unless given")] = None,
 ):
     """Trains a VAE. Leaves reconstructions, samples, loss curves, metrics and weights in a run folder."""
     if not (math.isfinite(lr) and lr > 0):
         raise UserError(f"a learning rate is a positive number, not {lr}")
-    where, random = choose_device(device), Random(seed)
-    say_where(where)
+    where, random = device_for(device), Random(seed)
     images = load(data, natural_size(data) if size is None else size, channels)
     _, H, _, C = images.images.shape
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
 
-from rawgan.training.command import main
+from rawgan.cli.main import run
 
 if __name__ == "__main__":
-    main("wgan", "Trains a Wasserstein GAN with clipped weights.", width=32, lr=2e-4, steps=600)
+    run("train", recipe="wgan", width=32, lr=2e-4, steps=600)

@@ -1,9 +1,9 @@
 """examples/sample.py, interpolate.py and train_vae.py from a user's side: files, exit statuses, sentences; and loading a run."""
 
 import csv
-import importlib.util
 import json
 import os
+import runpy
 import shutil
 import signal
 import struct
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.models.recipes import RECIPES
-from rawgan.training.command import run_command, run_recipe
+from rawgan.training.command import run_recipe
 from rawgan.training.load import choose_labels, load_generator
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -41,12 +41,9 @@ def call(monkeypatch, capsys):
     """An example in this process: (exit status, stdout, stderr)."""
 
     def call(script, *args):
-        spec = importlib.util.spec_from_file_location("example", EXAMPLES / script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [script, *map(str, args), "--device", "cpu"])
         with pytest.raises(SystemExit) as leaving:
-            run_command(module.command)
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         return leaving.value.code or 0, *capsys.readouterr()
 
     return call

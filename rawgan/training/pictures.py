@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rawgan.errors import UserError
 from rawgan.training.run import write_whole
 
 
@@ -49,3 +50,29 @@ def save_curves(path: Path, metrics: list[dict[str, float]], panels: dict[str, d
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
     write_whole(path, png.getvalue())
+
+
+def check_pictures(path: Path) -> None:
+    """Raises UserError where save_pictures would not know what to write."""
+    if path.suffix not in (".png", ".npy", ""):
+        raise UserError(f"pictures are written as .png, as .npy or into a folder: give --out such a name, not {path.name!r}")
+
+
+def save_pictures(path: Path, images: np.ndarray, columns: int | None = None) -> None:
+    """Writes images uint8 (N, H, W, C) as a grid (.png), as they are (.npy), or each as a PNG into a folder (no suffix)."""
+    check_pictures(path)
+    if path.suffix == ".png":
+        save_grid(path, images, columns)
+    elif path.suffix == ".npy":
+        npy = io.BytesIO()
+        np.save(npy, images)
+        write_whole(path, npy.getvalue())
+    else:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder {path} cannot be made: {error.strerror}") from error
+        for n, image in enumerate(images):
+            png = io.BytesIO()
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(png, "png")
+            write_whole(path / f"{n:06}.png", png.getvalue())

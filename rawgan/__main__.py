@@ -1,0 +1,6 @@
+"""python -m rawgan"""
+
+from rawgan.cli.main import main
+
+if __name__ == "__main__":
+    main()
