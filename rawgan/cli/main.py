@@ -7,13 +7,15 @@ import sys
 
 import typer
 
-from rawgan.cli import info, interpolate, sample, train
+from rawgan.cli import evaluate, info, interpolate, report, sample, train
 from rawgan.cli.common import speaking
 
 COMMANDS = {
     "train": train,
     "sample": sample,
     "interpolate": interpolate,
+    "evaluate": evaluate,
+    "report": report,
     "info": info,
 }
 

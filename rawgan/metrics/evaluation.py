@@ -14,6 +14,26 @@ from rawgan.metrics.memorisation import memorisation
 from rawgan.metrics.precision_recall import precision_recall
 
 NEIGHBOURS = 2000  # pictures whose nearest training picture is looked for
+NAMES = {
+    "frechet": "Frechet distance",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "class_entropy": "class entropy",
+    "conditional_accuracy": "requested class found",
+    "nearest": "distance to training set / test's",
+    "copies": "nearer to it than 99 % of test",
+}
+MEANING = {
+    "frechet": "between the features, each set taken for a Gaussian; the lower the better",
+    "kid": "between the features, without that assumption, and its spread over subsets; 0 on average for one distribution",
+    "precision": "share of samples among the real pictures; low: bad pictures",
+    "recall": "share of real pictures among the samples; low: some kinds are never drawn",
+    "class_entropy": "of the classes found, in nats; low: few classes are drawn",
+    "conditional_accuracy": "share of samples in which the class that was asked for is found",
+    "nearest": "1: as near to the training pictures as unseen ones are; far below 1: copies; far above: unlike anything",
+    "copies": "0.01 is what unseen pictures have; much more: training pictures are drawn again",
+}
 
 
 def splits(source: str, size: int | None, channels: int | None) -> tuple[Images, Images, str]:
@@ -63,8 +83,11 @@ def evaluate(samples: np.ndarray, labels: np.ndarray | None, train: Images, test
     return result
 
 
-def scores(features: np.ndarray, real: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """The scores that need features alone: of the samples, of test pictures (`real`) and of training pictures (`known`)."""
+def scores(features: np.ndarray, real: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> dict[str, float | None]:
+    """The scores that need features alone: of the samples, of test pictures (`real`) and of training pictures (`known`).
+
+    nearest is None where it is not finite, which JSON has no word for.
+    """
     mean, std = kid(features, real, rng)
     precision, recall = precision_recall(real, features)
     nearest, copies = memorisation(features[:NEIGHBOURS], real[:NEIGHBOURS], known)
@@ -74,6 +97,14 @@ def scores(features: np.ndarray, real: np.ndarray, known: np.ndarray, rng: np.ra
         "kid_std": std,
         "precision": precision,
         "recall": recall,
-        "nearest": nearest,
+        "nearest": nearest if np.isfinite(nearest) else None,
         "copies": copies,
     }
+
+
+def said(scores: dict, name: str) -> str:
+    """A score as it is printed, with its spread where there is one; a dash where it is missing or no number."""
+    value, spread = scores.get(name), scores.get(f"{name}_std")
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:.3g}" + (f" ± {spread:.2g}" if isinstance(spread, int | float) else "")
