@@ -107,4 +107,9 @@ def said(scores: dict, name: str) -> str:
     value, spread = scores.get(name), scores.get(f"{name}_std")
     if not isinstance(value, int | float):
         return "–"
-    return f"{value:.3g}" + (f" ± {spread:.2g}" if isinstance(spread, int | float) else "")
+    return digits(value, 3) + (f" ± {digits(spread, 2)}" if isinstance(spread, int | float) else "")
+
+
+def digits(value: float, n: int) -> str:
+    """A number with n digits, or as many as it has before its point: never with an exponent where that is large."""
+    return f"{value:.0f}" if abs(value) >= 10**n else f"{value:.{n}g}"

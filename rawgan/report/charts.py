@@ -92,20 +92,20 @@ def layered(steps: list[float], columns: dict, layers: dict[str, list[str]], who
 
 
 def norms(columns: dict[str, list[float]], bins: int = 40) -> str | None:
-    """The histogram of |dD/dx| over the steps, from columns step and norm: the darker, the more samples."""
+    """The histogram of |dD/dx| over the steps, from columns step and norm: the stronger the colour, the more samples of that step."""
     step, norm = (np.asarray(columns[name])[np.isfinite(columns["norm"])] for name in ("step", "norm"))
     if not len(norm):
         return None
     steps = np.unique(step)
     top = max(2.0, float(np.quantile(norm, 0.995)) * 1.1)
     edges = np.linspace(0, top, bins + 1)
-    share = np.stack([np.histogram(norm[step == s].clip(0, top), edges)[0] / (step == s).sum() for s in steps], 1)
+    counts = np.stack([np.histogram(norm[step == s].clip(0, top), edges)[0] for s in steps], 1)
     middles = (steps[1:] + steps[:-1]) / 2
     width = steps[-1] - middles[-1] if len(middles) else 1.0
     borders = np.concatenate([[steps[0] - (middles[0] - steps[0] if len(middles) else 1)], middles, [steps[-1] + width]])
 
     def draw(axes):
-        axes.pcolormesh(borders, edges, share, cmap=DENSITY, vmin=0, rasterized=True)
+        axes.pcolormesh(borders, edges, counts / counts.max(0), cmap=DENSITY, vmin=0, rasterized=True)
         axes.axhline(1, color=COLOURS[1], linestyle="--", linewidth=1, label="1, where the penalty holds it")
         axes.set(xlabel="step", ylabel="|dD/dx| of a sample")
         axes.legend()
