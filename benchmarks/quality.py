@@ -18,7 +18,8 @@ from rawgan.backend import CPU
 from rawgan.data import load
 from rawgan.models.recipes import RECIPES, Recipe
 from rawgan.random import Random
-from rawgan.training.loop import Feed, sample
+from rawgan.training.feed import Feed
+from rawgan.training.loop import sample
 from rawgan.training.pictures import save_grid
 
 STUDIES = {  # recipe, width, size, marks: what the PyTorch reference was measured with

@@ -18,13 +18,13 @@ import typer
 
 from rawgan.backend import Device, to_host
 from rawgan.cli.common import DataOption, DeviceOption, SeedOption, device_for, run_command
-from rawgan.data import Images, batches, load, to_uint8
+from rawgan.data import Batches, Images, load, to_uint8
 from rawgan.errors import UserError
-from rawgan.layers import parameter_count
+from rawgan.layers import parameter_count, state
 from rawgan.models.autoencoder import Z, build
 from rawgan.random import Random
-from rawgan.training.command import natural_size
-from rawgan.training.loop import columns, follow
+from rawgan.training.loop import Follower, columns, follow
+from rawgan.training.options import natural_size
 from rawgan.training.pictures import save_grid
 from rawgan.training.run import RunFolder, free_folder
 from rawgan.vae import VAE, Coder
@@ -38,32 +38,32 @@ CURVES = {
 }
 
 
-def train(model: Coder, images: Images, run: RunFolder, device: Device, random: Random, steps: int, batch: int, sample_every: int):
-    """Trains for `steps` steps, as rawgan.training.loop.follow does, and returns the steps done."""
-    variational = isinstance(model, VAE)
-    seen = replace(images, images=images.images[HELD_OUT:], labels=None)
-    order, noise = batches(seen, batch, random.stream("data")), random.stream("z")
-    fixed_z = device.asarray(random.stream("fixed z").standard_normal((64, Z), np.float32))
+class Trainer(Follower):
+    """What happens around the steps: reconstructions of pictures that are held out, and of a variational one, samples."""
 
-    def step(done: int):
-        x = pixels(seen.images[next(order)], device)
-        eps = [device.asarray(noise.standard_normal((batch, Z), np.float32))] if variational else []
-        return model.train_step(x, *eps)
+    def __init__(self, model: Coder, images: Images, run: RunFolder, device: Device, random: Random, batch: int):
+        self.model, self.images, self.run, self.device, self.batch = model, images, run, device, batch
+        self.variational, self.noise = isinstance(model, VAE), random.stream("z")
+        self.seen = replace(images, images=images.images[HELD_OUT:], labels=None)
+        self.order = Batches(self.seen, batch, random.stream("data"))
+        self.fixed_z = device.asarray(random.stream("fixed z").standard_normal((64, Z), np.float32))
 
-    def draw(done: int) -> None:
-        originals = images.images[:HELD_OUT]
-        copies = drawn(model.decode(model.encode(pixels(originals, device))))
+    def step(self, done):
+        x = pixels(self.seen.images[next(self.order)], self.device)
+        eps = [self.device.asarray(self.noise.standard_normal((self.batch, Z), np.float32))] if self.variational else []
+        return self.model.train_step(x, *eps)
+
+    def draw(self, done):
+        model, originals = self.model, self.images.images[:HELD_OUT]
+        copies = drawn(model.decode(model.encode(pixels(originals, self.device))))
         pairs = np.stack([a.reshape(-1, 8, *a.shape[1:]) for a in (originals, copies)], 1)
-        save_grid(run.path / "samples" / f"reconstruction_{done:06}.png", pairs.reshape(-1, *originals.shape[1:]), 8)
-        if variational:
-            save_grid(run.path / "samples" / f"step_{done:06}.png", drawn(model.decode(fixed_z)))
+        save_grid(self.run.path / "samples" / f"reconstruction_{done:06}.png", pairs.reshape(-1, *originals.shape[1:]), 8)
+        if self.variational:
+            save_grid(self.run.path / "samples" / f"step_{done:06}.png", drawn(model.decode(self.fixed_z)))
 
-    def say(row: dict[str, float]) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-
-    nets = {"encoder": model.encoder, "decoder": model.decoder}
-    panels = CURVES["vae" if variational else "autoencoder"]
-    return follow(run, nets, step, draw, panels, say, steps=steps, batch=batch, sample_every=sample_every)
+    def weights(self):
+        nets = {"encoder": self.model.encoder, "decoder": self.model.decoder}
+        return {f"{who}.{name}": a for who, net in nets.items() for name, a in state(net).items()}
 
 
 def pixels(images: np.ndarray, device: Device):
@@ -105,8 +105,10 @@ def command(
     print(f"Model: {name}, codes of {Z} numbers. The encoder has {E:,} parameters, the decoder {D:,}.", flush=True)
     config = {"recipe": name, "data": images.name, "size": H, "channels": C, "width": width, "steps": steps, "batch": batch}
     config |= {"lr": lr, "seed": seed, "device": where.name, "path": where.path}
-    run = RunFolder(out or free_folder(Path("runs") / f"{name}-{images.name}"), config, columns(CURVES[name]))
-    done = train(model, images, run, where, random, steps, batch, sample_every)
+    folder = out or free_folder(Path("runs") / f"{name}-{images.name}")
+    run = RunFolder.new(folder, config, {"metrics": columns(CURVES[name])})
+    trainer = Trainer(model, images, run, where, random, batch)
+    done = follow(run, trainer, CURVES[name], steps=steps, batch=batch, sample_every=sample_every)
     print(f"{done} steps done; pictures, curves, metrics and weights are in {run.path}/")
     if done < steps:
         raise typer.Exit(130)

@@ -43,6 +43,11 @@ class GAN:
     train_generator: bool = True
     rng: np.random.Generator | None = None
 
+    def __post_init__(self):
+        """For those who watch: the flat gradients of the last step by player, and |g[n]| of its penalty."""
+        self.gradients: dict[str, Array] = {}
+        self.norms: Array | None = None
+
     def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
         """D learns from real and fake images, then G from what the new D says of the same fakes.
 
@@ -115,9 +120,10 @@ class GAN:
             value, grads, norms = self.penalty(D, x, condition, self.penalty_train)
             passes.append(grads)
             loss = loss + value
-            said = {"penalty": value, "gradient_norm": norms.mean()}
+            said, self.norms = {"penalty": value, "gradient_norm": norms.mean()}, norms
         said = {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)} | said
-        return said, self.discriminator_optimizer.parameters.gather(*passes), judged
+        self.gradients["discriminator"] = grads = self.discriminator_optimizer.parameters.gather(*passes)
+        return said, grads, judged
 
     def generator_gradient(self, fake: Samples, judged: tuple, g_cache) -> tuple[dict[str, Array], Array]:
         """d loss_G / d theta_G = d loss_G / d D(fake) * dD / d fake * dG / d theta_G as one flat vector.
@@ -130,7 +136,8 @@ class GAN:
         loss, dc = self.objective.generator(c, *labels)
         dfake, _ = self.discriminator.backward(dc, d_cache, need_grads=False)
         _, grads = self.generator.backward(dfake, g_cache, need_dx=False)
-        return {"g_loss": loss}, self.generator_optimizer.parameters.gather(grads)
+        self.gradients["generator"] = flat = self.generator_optimizer.parameters.gather(grads)
+        return {"g_loss": loss}, flat
 
     def move_discriminator(self, grads: Array) -> None:
         """One step of D's optimizer, and the clipping of a Wasserstein critic."""

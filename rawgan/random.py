@@ -31,8 +31,9 @@ class Random:
         return {"seed": self.seed, "streams": {k: g.bit_generator.state for k, g in self._streams.items()}}
 
     def restore(self, state: dict) -> None:
-        """Goes back to what `state()` said."""
+        """Goes back to what `state()` said; generators handed out before stay the same objects, in the state of their stream."""
         self.seed = state["seed"]
-        self._streams.clear()
+        for name in self._streams.keys() - state["streams"].keys():
+            del self._streams[name]
         for name, value in state["streams"].items():
             self.stream(name).bit_generator.state = value

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_files import one_sentence, pictures, write_set
 
-from rawgan.data import Images, batches, load, to_float, to_uint8
+from rawgan.data import Batches, Images, load, to_float, to_uint8
 from rawgan.errors import UserError
 
 
@@ -45,7 +45,7 @@ class TestBatches:
         return Images(np.zeros((N, 1, 1, 1), np.uint8), None, "some", "", "")
 
     def test_an_epoch_takes_no_index_twice_and_the_next_one_is_new(self, rng):
-        got = list(islice(batches(self.images(24), 5, rng), 8))
+        got = list(islice(Batches(self.images(24), 5, rng), 8))
         assert all(index.shape == (5,) for index in got)
         first, second = np.concatenate(got[:4]), np.concatenate(got[4:])
         for epoch in (first, second):
@@ -54,17 +54,17 @@ class TestBatches:
         assert first.tolist() != second.tolist()
 
     def test_every_index_comes_where_the_batch_divides_n(self, rng):
-        assert sorted(np.concatenate(list(islice(batches(self.images(12), 4, rng), 3)))) == list(range(12))
+        assert sorted(np.concatenate(list(islice(Batches(self.images(12), 4, rng), 3)))) == list(range(12))
 
     def test_the_generator_decides(self):
-        got = [np.stack(list(islice(batches(self.images(50), 7, np.random.default_rng(s)), 20))) for s in (1, 1, 2)]
+        got = [np.stack(list(islice(Batches(self.images(50), 7, np.random.default_rng(s)), 20))) for s in (1, 1, 2)]
         np.testing.assert_array_equal(got[0], got[1])
         assert (got[0] != got[2]).any()
 
     @pytest.mark.parametrize("batch", [0, -3, 24])
     def test_an_impossible_batch_is_refused_at_the_call(self, batch, rng):
         with pytest.raises(UserError) as error:
-            batches(self.images(23), batch, rng)
+            Batches(self.images(23), batch, rng)
         assert one_sentence(error, batch, 23, "some")
 
 

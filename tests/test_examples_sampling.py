@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.models.recipes import RECIPES
-from rawgan.training.command import run_recipe
 from rawgan.training.load import choose_labels, load_generator
+from rawgan.training.options import Options
+from rawgan.training.session import start as start_training
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
@@ -77,9 +78,8 @@ def data(tmp_path_factory):
 
 def train(name, data, out, **changes):
     """A tiny run of a recipe, in this process."""
-    options = {"size": 16, "channels": None, "width": 4, "steps": 2, "batch": 8, "lr": None, "real_label": 1.0, "ema": None}
-    options |= {"seed": 0, "device": "cpu", "sample_every": 100, "out": out}
-    run_recipe(RECIPES[name], str(data), **(options | changes))
+    options = {"recipe": name, "data": str(data), "size": 16, "width": 4, "steps": 2, "batch": 8, "device": "cpu"}
+    start_training(Options(**(options | changes)), out)
     return out
 
 
@@ -375,7 +375,13 @@ class TestLoad:
         weights = broken / "weights.safetensors"
         content = weights.read_bytes()
         weights.unlink() if keep is None else weights.write_bytes(content[:keep])
+        shutil.rmtree(broken / "checkpoints")
         self.fails(broken, "weights.safetensors is no readable weights file")
+
+    def test_a_run_that_was_killed_has_its_last_checkpoint(self, plain, broken):
+        (broken / "weights.safetensors").unlink()
+        for name, a in state(load_generator(broken)[1]).items():
+            assert_same(a, state(load_generator(plain)[1])[name])
 
     def change_weights(self, run, change):
         arrays = load_file(run / "weights.safetensors")

@@ -21,7 +21,7 @@ from rawgan.models.recipes import RECIPES, wgan_critic_steps
 from rawgan.optim import Adam
 from rawgan.penalties import WGANGP
 from rawgan.random import Random
-from rawgan.training.loop import Feed
+from rawgan.training.feed import Feed
 
 COUNTS = {  # trained, and with running statistics, of G and of D
     "dcgan": (3_576_704, None, 2_765_568, None),

@@ -52,10 +52,11 @@ def trained(cwd, *args, **options):
 
 def assert_whole(run, logged, samples):
     """All files are there with metrics and samples of these steps, readable, and nothing else; returns the configuration."""
-    names = {"config.json", "metrics.csv", "samples", "losses.png", "weights.safetensors"}
-    assert {path.name for path in run.iterdir()} == names
+    names = {"config.json", "metrics.csv", "gradients.csv", "samples", "checkpoints", "weights.safetensors"}
+    assert {path.name for path in run.iterdir()} == names | {"losses.png", "gradients.png", "progress.gif"}
     text = (run / "metrics.csv").read_text()
     assert text.endswith("\n")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{samples[-1]:06}.safetensors"]
     rows = list(csv.DictReader(text.splitlines()))
     assert [int(row["step"]) for row in rows] == logged
     for row in rows:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from rawgan.cli import evaluate, info, interpolate, report, sample, train
+from rawgan.cli import evaluate, export, import_, info, interpolate, report, sample, train
 from rawgan.cli.common import speaking
 
 COMMANDS = {
@@ -16,6 +16,8 @@ COMMANDS = {
     "interpolate": interpolate,
     "evaluate": evaluate,
     "report": report,
+    "export": export,
+    "import": import_,
     "info": info,
 }
 

@@ -1,4 +1,4 @@
-"""rawgan train: one recipe, trained on the user's pictures."""
+"""rawgan train: one recipe, trained on the user's pictures, stopped and resumed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,36 +6,65 @@ from typing import Annotated
 import typer
 
 from rawgan.cli.common import DataOption, DeviceOption, SeedOption
+from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.models.recipes import RECIPES
-from rawgan.training.command import run_recipe
+from rawgan.training.options import Options
+from rawgan.training.session import resume as go_on
+from rawgan.training.session import start
+
+AGAIN = ("steps", "device", "checkpoint_every", "keep", "tensorboard")  # what may change when a run is resumed
 
 
 def command(
+    context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")] = None,
     data: DataOption = "digits",
-    steps: Annotated[int, typer.Option(min=1, help="training steps of the generator")] = 1500,
-    batch: Annotated[int | None, typer.Option(min=2, help="images per step; the recipe's own unless given")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="how wide the networks are; the recipe says what it counts")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=10**15, help="training steps of the generator")] = 1500,
+    batch: Annotated[int | None, typer.Option(min=2, max=10**6, help="images per step; the recipe's own unless given")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are; the recipe says what it counts")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="image side; 16 for digits, else 28, unless given")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; the data's own unless given")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="mirror every real picture left to right with probability 1/2")] = False,
     lr: Annotated[float | None, typer.Option(help="learning rate of both players; the recipe's own unless given")] = None,
     real_label: Annotated[float, typer.Option(min=0.5, max=1, help="below 1: one-sided label smoothing")] = 1.0,
     ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="decay: draw from an average of G")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    sample_every: Annotated[int, typer.Option(min=1, help="steps between two sample grids")] = 250,
+    sample_every: Annotated[int, typer.Option(min=1, max=10**15, help="steps between two sample grids")] = 250,
+    checkpoint_every: Annotated[int, typer.Option(min=1, max=10**15, help="steps between two checkpoints")] = 500,
+    keep: Annotated[int, typer.Option(min=1, max=10**6, help="how many checkpoints stay, the last ones")] = 2,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write an event file too (needs tensorboardX)")] = False,
     out: Annotated[Path | None, typer.Option(help="run folder, new or empty; runs/RECIPE-DATA-NNN unless given")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="go on with this run from its last checkpoint; --steps may be raised")
+    ] = None,
 ):
-    """Trains a recipe and leaves sample grids, curves, metrics and weights in a run folder.
+    """Trains a recipe and leaves sample grids, curves, metrics, weights and checkpoints in a run folder.
+
+    Ctrl-C ends it cleanly, and a run that was stopped, or killed at any moment, goes on with --resume as if nothing had happened:
+    on the CPU to the same bits. All its options come from its config.json.
 
     rawgan train dcgan --width 32 --lr 5e-4
 
-    rawgan train wgan_gp --data path/to/pictures --size 64
+    rawgan train wgan_gp --data path/to/pictures --size 64 --flip
+
+    rawgan train --resume runs/dcgan-digits-001 --steps 3000
     """
-    if recipe not in RECIPES:
-        raise UserError(f"{recipe!r} is no recipe; there are {', '.join(RECIPES)}" if recipe else "say which recipe to train")
-    options = {"size": size, "channels": channels, "width": width, "steps": steps, "batch": batch, "lr": lr, "ema": ema}
-    options |= {"real_label": real_label, "seed": seed, "device": device, "sample_every": sample_every, "out": out}
-    if run_recipe(RECIPES[recipe], data, **options) < steps:
+    if resume is not None:
+        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+        for name in given:
+            if name not in (*AGAIN, "resume"):
+                word = name if name == "recipe" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{word} cannot be given with --resume: it comes from the run's own config.json")
+        changes = {name: context.params[name] for name in AGAIN if name in given}
+        done, steps = go_on(resume, **changes)
+    elif recipe is None:
+        raise UserError(f"say which recipe to train: {', '.join(RECIPES)}; or --resume RUN")
+    else:
+        options = {name: value for name, value in context.params.items() if name not in ("out", "resume")}
+        done, steps = start(Options(**options), out)
+    if done < steps:
         raise typer.Exit(130)

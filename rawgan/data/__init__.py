@@ -16,10 +16,10 @@ import os
 from pathlib import Path
 
 from rawgan.data import array, cifar, digits, folder, idx
-from rawgan.data.images import MAX_SIZE, Images, NoTestSplit, batches, fit, to_float, to_uint8, with_channels
+from rawgan.data.images import MAX_SIZE, Batches, Images, NoTestSplit, fit, to_float, to_uint8, with_channels
 from rawgan.errors import UserError
 
-__all__ = ["NAMES", "Images", "NoTestSplit", "batches", "load", "to_float", "to_uint8"]
+__all__ = ["NAMES", "Batches", "Images", "NoTestSplit", "load", "to_float", "to_uint8"]
 
 NAMES = ("digits", *idx.KNOWN, cifar.NAME)
 OWN = "unknown: that of your own files"

@@ -52,22 +52,46 @@ def to_uint8(x):
     return ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
-def batches(images: Images, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+class Batches:
     """Endless index arrays int64 (batch,): every epoch a new permutation from `rng`, its incomplete last batch dropped.
 
-    Raises UserError, at the call, unless 1 <= batch <= N.
+    `position()` says where in which epoch it stands, and `seek` goes back there. Raises UserError unless 1 <= batch <= N.
     """
-    N = len(images)
-    if not 1 <= batch <= N:
-        raise UserError(f"A batch of {batch} cannot be drawn from the {N} pictures of {images.name}: choose 1 to {N}.")
 
-    def endless():
-        while True:
-            order = rng.permutation(N)
-            for start in range(0, N - batch + 1, batch):
-                yield order[start : start + batch]
+    def __init__(self, images: Images, batch: int, rng: np.random.Generator):
+        self.N, self.batch, self.rng = len(images), batch, rng
+        if not 1 <= batch <= self.N:
+            raise UserError(
+                f"A batch of {batch} cannot be drawn from the {self.N} pictures of {images.name}: choose 1 to {self.N}."
+            )
+        self.epoch()
 
-    return endless()
+    def epoch(self) -> None:
+        """Begins one; it follows from the stream's state alone."""
+        self.before, self.at = self.rng.bit_generator.state, 0
+        self.order = self.rng.permutation(self.N)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self.at + self.batch > self.N:
+            self.epoch()
+        self.at += self.batch
+        return self.order[self.at - self.batch : self.at]
+
+    def position(self) -> dict:
+        """The stream's state before the epoch and the pictures of it that are gone, as plain JSON-able values."""
+        return {"epoch": self.before, "at": self.at}
+
+    def seek(self, position: dict) -> None:
+        """Goes where `position()` was. Raises ValueError for what cannot have been one."""
+        at = position["at"]
+        if type(at) is not int or not 0 <= at <= self.N or at % self.batch:
+            raise ValueError(f"position {at} in an epoch of {self.N} pictures")
+        self.rng.bit_generator.state = position["epoch"]
+        self.epoch()
+        self.at = at
 
 
 def allocate(shape: tuple[int, ...], name: str) -> np.ndarray:

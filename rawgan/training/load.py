@@ -1,6 +1,5 @@
 """The generator of a run that is over."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ from rawgan.errors import UserError
 from rawgan.layers import Parameters, Sequential, parameter_count
 from rawgan.models import autoencoder
 from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.training.checkpoint import checkpoints, load_checkpoint
+from rawgan.training.options import read_config, whole
 from rawgan.training.run import load_weights
 
 VAE = Recipe(
@@ -26,50 +27,73 @@ VAE = Recipe(
     pixels="unit",
 )
 PLAYERS = ("average", "generator", "decoder")  # whom to draw with, the first that a run has
+ALL = (*PLAYERS, "discriminator")
 
 
 def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
     """The recipe, the trained generator on the device, the average of it if there is one, and the config of a run folder.
 
-    Raises UserError for a folder, config.json or weights.safetensors that is missing or broken, a recipe that is not known, and
-    weights that are not finite or those of another network.
+    Raises UserError as load_player does.
+    """
+    return load_player(run, None, device)
+
+
+def load_player(run: Path, who: str | None = None, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
+    """The recipe, one trained network of a run folder on the device, and the config; None: whom pictures are drawn with.
+
+    Raises UserError for a folder, config.json or weights that are missing or broken, a recipe that is not known, a network that
+    the run does not have, and weights that are not finite or those of another network.
     """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}; give one that a training left")
     config, recipe = load_config(run / "config.json")
-    path = run / "weights.safetensors"
-    arrays = load_weights(path)
-    parts = {who: {n.removeprefix(f"{who}."): a for n, a in arrays.items() if n.startswith(f"{who}.")} for who in PLAYERS}
-    weights = next(filter(None, parts.values()), {})
+    arrays, path = trained_arrays(run)
+    parts = {name: {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")} for name in ALL}
+    if who is not None and not parts.get(who):
+        had = ", ".join(name for name in ALL if parts[name])
+        raise UserError(f"{run} has no network called {str(who)!r}; it has {had}")
+    weights = parts[who] if who else next(filter(None, (parts[name] for name in PLAYERS)), {})
     if not all(np.isfinite(a).all() for a in weights.values()):
         raise UserError(f"the weights in {path} are not finite: that training failed, and nothing can be drawn from it")
     try:
-        net = recipe.generator(config["size"], config["channels"], config["width"], z=recipe.z)
+        net = make_player(recipe, who, config)
         if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):  # before memory is spent on it
             raise UserError("the number of weights is another")
         Parameters(net, device).load(weights)
     except (UserError, ValueError, MemoryError) as error:
-        raise UserError(f"{path} does not fit the generator that config.json names, {recipe.name}: {error}") from error
+        what = "discriminator" if who == "discriminator" else "generator"
+        raise UserError(f"{path} does not fit the {what} that config.json names, {recipe.name}: {error}") from error
     return recipe, net, config
+
+
+def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
+    """The untrained network of a run with this config."""
+    shape = config["size"], config["channels"], config["width"]
+    if who == "discriminator":
+        return recipe.discriminator(*shape)
+    return recipe.generator(*shape, z=recipe.z)
 
 
 def load_config(path: Path) -> tuple[dict, Recipe]:
     """What a config.json says, and the recipe that it names. Raises UserError unless a generator can be made from it."""
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no readable config of a run ({error})") from error
+    config = read_config(path)
     known = RECIPES | {VAE.name: VAE}
-    name = config.get("recipe") if isinstance(config, dict) else None
-    if not isinstance(name, str):
-        raise UserError(f"{path} names no recipe: it is not the config of a run")
-    if name not in known:
-        raise UserError(f"{path} names {name!r}, which is no recipe to draw from; known are {', '.join(known)}")
+    if config["recipe"] not in known:
+        raise UserError(f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; known are {', '.join(known)}")
     for key in ("size", "channels", "width"):
-        if type(config.get(key)) is not int or not 1 <= config[key] <= MAX_SIZE:
+        if not whole(1, MAX_SIZE)(config.get(key)):
             raise UserError(f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}")
-    return config, known[name]
+    return config, known[config["recipe"]]
+
+
+def trained_arrays(run: Path) -> tuple[dict[str, np.ndarray], Path]:
+    """The weights of all players of a run by name, and the file: weights.safetensors, or of a run that was killed the last
+    checkpoint. Raises UserError."""
+    path, found = run / "weights.safetensors", list(checkpoints(run).values())
+    if not path.exists() and found:
+        return load_checkpoint(found[-1])[0], found[-1]
+    return load_weights(path), path
 
 
 def choose_labels(recipe: Recipe, n: int, label: int | None = None) -> np.ndarray | None:

@@ -11,16 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from rawgan.backend import Array, Device, to_host
-from rawgan.data import Images, batches, to_float, to_uint8
-from rawgan.ema import EMA
+from rawgan.data import to_uint8
 from rawgan.errors import UserError
-from rawgan.gan import GAN, Samples
-from rawgan.layers import Sequential, state
+from rawgan.gan import Samples
+from rawgan.layers import Sequential
 from rawgan.models.recipes import Recipe
-from rawgan.random import Random
-from rawgan.training.pictures import save_curves, save_grid
+from rawgan.training.pictures import save_curves
 from rawgan.training.run import RunFolder
 
+LOG_EVERY = 10  # steps between two lines of metrics
 CURVES = {
     "loss": {"d_loss": "discriminator", "g_loss": "generator"},
     "mean score of D": {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"},
@@ -39,37 +38,6 @@ def curves(recipe: Recipe) -> dict[str, dict[str, str]]:
 def columns(panels: dict[str, dict[str, str]]) -> tuple[str, ...]:
     """The columns of metrics.csv that belong to these curves."""
     return ("step", *(name for lines in panels.values() for name in lines))
-
-
-class Feed:
-    """What a recipe's networks are fed: real batches and latent vectors, on the device, labels beside them where it is conditional.
-
-    Real images carry their own labels, latent vectors uniform random ones.
-    """
-
-    def __init__(self, recipe: Recipe, data: Images, batch: int, random: Random, device: Device):
-        self.recipe, self.data, self.batch, self.random, self.device = recipe, data, batch, random, device
-        self.order = batches(data, batch, random.stream("data"))
-        if recipe.classes and (data.labels is None or data.labels.max() >= recipe.classes):
-            raise UserError(f"{recipe.name} needs labels from 0 to {recipe.classes - 1}, which {data.name} does not have")
-
-    def real(self) -> Samples:
-        """The next batch, in the recipe's range of pixels."""
-        index = next(self.order)
-        x = to_float(self.data.images[index])
-        if self.recipe.pixels == "unit":
-            x = (x + 1) / 2
-        return self.device.asarray(x) if not self.recipe.classes else tuple(map(self.device.asarray, (x, self.data.labels[index])))
-
-    def z(self) -> Samples:
-        """A batch of latent vectors."""
-        labels = self.random.stream("labels").integers(self.recipe.classes, size=self.batch) if self.recipe.classes else None
-        return latent(self.recipe, self.random.stream("z"), self.device, self.batch, labels)
-
-    def step(self, step: int) -> tuple[list[Samples], list[Samples]]:
-        """Everything that generator step `step`, from 0, needs: real batches and latent vectors, as GAN.train_step takes them."""
-        n = self.recipe.critic_steps(step)
-        return [self.real() for _ in range(n)], [self.z() for _ in range(n + self.recipe.fresh_z)]
 
 
 def latent(recipe: Recipe, rng: np.random.Generator, device: Device, n: int, labels=None) -> Samples:
@@ -91,94 +59,127 @@ def sample(recipe: Recipe, generator: Sequential, z: Samples, batch: int = 256) 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a question that the loop asks between two steps; the second one interrupts at once."""
+    """Turns the first Ctrl-C, or SIGTERM, into a question that the loop asks between two steps; the second interrupts at once."""
     asked = False
 
     def handler(*_):
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
-def train(gan: GAN, recipe: Recipe, feed: Feed, run: RunFolder, *, steps: int, sample_every: int, ema: float | None = None) -> int:
-    """Trains for `steps` generator steps, as `follow` does, and returns the steps done.
+class Follower:
+    """What a training does around its steps; `follow` says when. `done` is always the number of steps done."""
 
-    Grids are drawn from the same fixed z, a column per class where the recipe has classes; with `ema`, a decay, from an average of
-    the generator.
-    """
-    average = EMA(gan.generator_optimizer.parameters, ema) if ema else None
-    players = {"generator": gan.generator, "discriminator": gan.discriminator} | ({"average": average.net} if average else {})
-    wide = recipe.classes or 8
-    labels = np.arange(8 * wide) % wide if recipe.classes else None
-    fixed_z = latent(recipe, feed.random.stream("fixed z"), feed.device, 8 * wide, labels)
+    def step(self, done: int) -> dict[str, Array]:
+        """Trains once and returns metrics, as arrays of no dimension."""
+        raise NotImplementedError
 
-    def step(done: int) -> dict[str, Array]:
-        metrics = gan.train_step(*feed.step(done))
-        if average:
-            average.update()
-        return metrics
+    def draw(self, done: int) -> None:
+        """Writes pictures."""
+        raise NotImplementedError
 
-    def draw(done: int) -> None:
-        images = sample(recipe, average.net if average else gan.generator, fixed_z)
-        save_grid(run.path / "samples" / f"step_{done:06}.png", images, wide)
+    def weights(self) -> dict[str, np.ndarray]:
+        """What is saved when the training ends well."""
+        raise NotImplementedError
 
-    return follow(run, players, step, draw, curves(recipe), progress, steps=steps, batch=feed.batch, sample_every=sample_every)
+    def say(self, row: dict[str, float]) -> str:
+        """What stands beside the progress bar."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+
+    def logged(self, done: int, row: dict[str, float]) -> None:
+        """Called after a line of metrics was written."""
+
+    def sound(self) -> bool:
+        """Whether all parameters are finite."""
+        return True
+
+    def save(self, done: int) -> None:
+        """Makes a checkpoint."""
+
+    def explain(self, done: int) -> str:
+        """Where the numbers stopped being finite."""
+        return ""
+
+    def finish(self) -> None:
+        """Called when the training has ended well, after everything else was written."""
 
 
 def follow(
     run: RunFolder,
-    players: dict[str, Sequential],
-    step: Callable[[int], dict[str, Array]],
-    draw: Callable[[int], None],
+    follower: Follower,
     panels: dict[str, dict[str, str]],
-    say: Callable[[dict[str, float]], str],
     *,
     steps: int,
     batch: int,
     sample_every: int,
-    log_every: int = 10,
+    checkpoint_every: int | None = None,
+    first: int = 0,
 ) -> int:
-    """The loop that every training shares; leaves a whole run folder, also when stopped by Ctrl-C. Returns the steps done.
+    """The loop that every training shares, from `first` steps to `steps`; leaves a whole run folder, also when stopped by Ctrl-C.
 
-    step(done) trains once and returns metrics, draw(done) writes pictures, say(metrics) is shown beside the progress bar.
-    Raises UserError when a metric is no longer finite; the folder keeps what was made.
+    Returns the steps done. Raises UserError, keeping the last good checkpoint, when a metric or a parameter is no longer finite.
     """
-    done, start = 0, time.perf_counter()
-    draw(0)
+    done, start = first, time.perf_counter()
+    if not done:
+        follower.draw(0)
+    drawn = done
     try:
-        with stop_requested() as stop, progress_bar(steps) as bar, np.errstate(over="ignore", invalid="ignore"):
+        with stop_requested() as stop, progress_bar(steps, first) as bar, np.errstate(over="ignore", invalid="ignore"):
             while done < steps and not stop():
-                metrics = step(done)
+                metrics = follower.step(done)
                 done += 1
                 bar.update()
-                if done % log_every == 0 or done == steps:
+                if done % LOG_EVERY == 0 or done == steps:
                     row = {name: float(value) for name, value in metrics.items()}
-                    run.log({"step": done} | row)
-                    speed = done * batch / (time.perf_counter() - start)
-                    bar.set_postfix_str(f"{say(row)}, {speed:.0f} images/s", refresh=False)
+                    run.log("metrics", {"step": done} | row)
+                    speed = (done - first) * batch / (time.perf_counter() - start)
+                    bar.set_postfix_str(f"{follower.say(row)}, {speed:.0f} images/s", refresh=False)
                     if not all(map(math.isfinite, row.values())):
-                        raise UserError(f"the loss is no longer finite at step {done}; a smaller learning rate may help")
+                        raise not_finite(follower, done)
+                    follower.logged(done, row)
                 if done % sample_every == 0 and done < steps:
-                    draw(done)
+                    follower.draw(done)
+                    drawn = done
+                if checkpoint_every and done % checkpoint_every == 0 and done < steps:
+                    checked_save(follower, done)
+            if checkpoint_every:
+                checked_save(follower, done)
+        run.save_weights(follower.weights())
+        if drawn != done:
+            follower.draw(done)
+        follower.finish()
     finally:
-        run.save_weights({f"{who}.{name}": a for who, net in players.items() for name, a in state(net).items()})
-        with np.errstate(invalid="ignore"):
-            draw(done)
         if run.metrics:
             save_curves(run.path / "losses.png", run.metrics, panels)
         run.close()
     return done
 
 
-def progress_bar(steps: int) -> tqdm:
+def checked_save(follower: Follower, done: int) -> None:
+    """A checkpoint, unless a parameter is no longer finite: then UserError."""
+    if not follower.sound():
+        raise not_finite(follower, done)
+    follower.save(done)
+
+
+def not_finite(follower: Follower, done: int) -> UserError:
+    """What is said when the numbers have overflowed."""
+    reason = follower.explain(done)
+    return UserError(f"the loss is no longer finite at step {done}; {reason and reason + '; '}a smaller learning rate may help")
+
+
+def progress_bar(steps: int, first: int = 0) -> tqdm:
     """A bar that moves all the time in a terminal and speaks every ten seconds in a log."""
-    return tqdm(total=steps, unit="step", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 10)
+    return tqdm(total=steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
 def progress(row: dict[str, float]) -> str:

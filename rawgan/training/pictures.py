@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -47,9 +48,7 @@ def save_curves(path: Path, metrics: list[dict[str, float]], panels: dict[str, d
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    write_whole(path, png.getvalue())
+    save_figure(path, figure)
 
 
 def check_pictures(path: Path) -> None:
@@ -76,3 +75,71 @@ def save_pictures(path: Path, images: np.ndarray, columns: int | None = None) ->
             png = io.BytesIO()
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(png, "png")
             write_whole(path / f"{n:06}.png", png.getvalue())
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as a PNG."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    write_whole(path, png.getvalue())
+
+
+def save_gradients(path: Path, rows: list[dict[str, float]]) -> None:
+    """Plots the norm of each layer's gradient over the steps, a panel per player, dark to bright from the first layer to the last.
+
+    rows are the lines of gradients.csv: "player.layer.parameter" and its norm.
+    """
+    layers: dict[str, dict[str, list[str]]] = {}
+    for name in rows[0] if rows else ():
+        if name != "step":
+            who, _, parameter = name.partition(".")
+            layers.setdefault(who, {}).setdefault(parameter.rpartition(".")[0], []).append(name)
+    if not layers:
+        return
+    figure = Figure(figsize=(4.8 * len(layers), 3.6), layout="constrained")
+    for axes, (who, parts) in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers.items()):
+        for i, (layer, names) in enumerate(parts.items()):
+            norms = [float(np.hypot.reduce([row[name] for name in names])) for row in rows]
+            colour = colormaps["viridis"](0.9 * i / max(len(parts) - 1, 1))
+            axes.plot([row["step"] for row in rows], norms, label=layer, linewidth=1, color=colour)
+        axes.set(xlabel="step", title=f"gradient norm by layer, {who}", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(title="layer", fontsize="x-small", title_fontsize="x-small", ncols=2)
+    save_figure(path, figure)
+
+
+def save_norms(path: Path, rows: list[dict[str, float]], most: int = 4) -> None:
+    """Plots the distribution of |dD/dx| where it is penalised, at up to `most` steps from the first to the last.
+
+    rows are the lines of penalty_norms.csv: a step, and the norm at one sample.
+    """
+    by_step: dict[int, list[float]] = {}
+    for row in rows:
+        by_step.setdefault(int(row["step"]), []).append(row["norm"])
+    steps = sorted(by_step)
+    shown = [steps[i] for i in sorted({round(i) for i in np.linspace(0, len(steps) - 1, min(most, len(steps)))})]
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    bins = np.linspace(0, max(2, *(max(by_step[step]) for step in shown)), 41)
+    for i, step in enumerate(shown):
+        colour = colormaps["viridis"](0.9 * i / max(len(shown) - 1, 1))
+        axes.hist(by_step[step], bins, histtype="step", label=f"step {step}", color=colour)
+    axes.axvline(1, color="gray", linestyle=":", linewidth=1)
+    axes.set(xlabel="|dD/dx|, one per sample", ylabel="samples", title="where the penalty holds the gradient")
+    axes.legend()
+    save_figure(path, figure)
+
+
+def save_progress(path: Path, grids: list[Path], most: int = 60, duration: int = 200) -> None:
+    """Plays the sample grids of a run, at most `most` of them evenly spaced, as a GIF that stands still at its end."""
+    shown = [grids[i] for i in sorted({round(i) for i in np.linspace(0, len(grids) - 1, min(most, len(grids)))})]
+    frames = []
+    for grid in shown:
+        with Image.open(grid) as image:
+            frames.append(image.copy())
+    if not frames:
+        return
+    gif = io.BytesIO()
+    lasts = [duration] * (len(frames) - 1) + [10 * duration]
+    frames[0].save(gif, "gif", save_all=True, append_images=frames[1:], duration=lasts, loop=0)
+    write_whole(path, gif.getvalue())

@@ -1,0 +1,97 @@
+"""What a training is fed: real batches and latent vectors, prepared one step ahead."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from rawgan.backend import Device
+from rawgan.data import Batches, Images, to_float
+from rawgan.errors import UserError
+from rawgan.gan import Samples
+from rawgan.models.recipes import Recipe
+from rawgan.random import Random
+
+Step = tuple[list[Samples], list[Samples]]  # real batches and latent vectors, as GAN.train_step takes them
+
+
+class Feed:
+    """What a recipe's networks are fed: real batches and latent vectors, on the device, labels beside them where it is conditional.
+
+    Real images carry their own labels, latent vectors uniform random ones. With `flip`, every real image is mirrored with
+    probability 1/2. `random` is the feed's own, so that it may draw ahead: nobody else may use the same object.
+    """
+
+    def __init__(self, recipe: Recipe, data: Images, batch: int, random: Random, device: Device, flip: bool = False):
+        self.recipe, self.data, self.batch, self.random, self.device, self.flip = recipe, data, batch, random, device, flip
+        self.order = Batches(data, batch, random.stream("data"))
+        if recipe.classes and (data.labels is None or data.labels.max() >= recipe.classes):
+            raise UserError(f"{recipe.name} needs labels from 0 to {recipe.classes - 1}, which {data.name} does not have")
+
+    def real(self) -> Samples:
+        """The next batch, on the host, in the recipe's range of pixels."""
+        index = next(self.order)
+        x = to_float(self.data.images[index])
+        if self.flip:
+            mirrored = self.random.stream("flip").random(self.batch) < 0.5
+            x[mirrored] = x[mirrored, :, ::-1]
+        if self.recipe.pixels == "unit":
+            x = (x + 1) / 2
+        return (x, self.data.labels[index]) if self.recipe.classes else x
+
+    def z(self) -> Samples:
+        """A batch of latent vectors, on the host."""
+        z = self.recipe.draw_z(self.random.stream("z"), self.batch)
+        if not self.recipe.classes:
+            return z
+        return z, self.random.stream("labels").integers(self.recipe.classes, size=self.batch)
+
+    def prepare(self, step: int) -> Step:
+        """Everything that generator step `step`, from 0, needs, on the host."""
+        n = self.recipe.critic_steps(step)
+        return [self.real() for _ in range(n)], [self.z() for _ in range(n + self.recipe.fresh_z)]
+
+    def move(self, step: Step) -> Step:
+        """What was prepared, on the device."""
+        return tuple([on_device(samples, self.device) for samples in kind] for kind in step)
+
+    def step(self, step: int) -> Step:
+        """Everything that generator step `step` needs, on the device."""
+        return self.move(self.prepare(step))
+
+    def state(self) -> dict:
+        """Everything needed to go on later with the same batches, as plain JSON-able values."""
+        return {"random": self.random.state(), "position": self.order.position()}
+
+    def restore(self, state: dict) -> None:
+        """Goes back to what `state()` said."""
+        self.random.restore(state["random"])
+        self.order.seek(state["position"])
+
+
+class Ahead:
+    """A feed whose next step is prepared in a thread while this one trains: the same numbers as Feed.step, in the same order.
+
+    `state` is the feed's as of the step last taken, whatever was prepared since.
+    """
+
+    def __init__(self, feed: Feed, first: int):
+        self.feed, self.at, self.state = feed, first, feed.state()
+        self.pool = ThreadPoolExecutor(1, "feed")
+        self.prepared = self.pool.submit(self.prepare)
+
+    def prepare(self) -> tuple[Step, dict]:
+        return self.feed.prepare(self.at), self.feed.state()
+
+    def take(self) -> Step:
+        """What the next step needs, on the device."""
+        step, self.state = self.prepared.result()
+        self.at += 1
+        self.prepared = self.pool.submit(self.prepare)
+        return self.feed.move(step)
+
+    def close(self) -> None:
+        """Ends the thread; the feed is then one step ahead of what was taken."""
+        self.pool.shutdown()
+
+
+def on_device(samples: Samples, device: Device) -> Samples:
+    """An array, or a pair of them, on the device."""
+    return tuple(map(device.asarray, samples)) if isinstance(samples, tuple) else device.asarray(samples)

@@ -1,0 +1,300 @@
+"""A training from its options to its run folder: begun, stopped, resumed."""
+
+import sys
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from rawgan.backend import Array, Device, choose_device, to_host
+from rawgan.data import Images, load
+from rawgan.data.idx import KNOWN
+from rawgan.ema import EMA
+from rawgan.errors import UserError
+from rawgan.layers import Sequential, parameter_count, state
+from rawgan.random import Random
+from rawgan.training.board import Board, open_board
+from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rawgan.training.diagnosis import Doctor, first_overflow
+from rawgan.training.feed import Ahead, Feed
+from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
+from rawgan.training.options import Options, from_config, read_config, to_config
+from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
+from rawgan.training.run import RunFolder, free_folder, write_config
+
+
+class Session:
+    """Everything that a run computes with, made from its options and pictures: the same options and seed, the same session.
+
+    `arrays()` and `facts()` are all that changes from step to step; `restore` goes back to them.
+    """
+
+    def __init__(self, options: Options, images: Images, device: Device):
+        self.options, self.images, self.device = options, images, device
+        self.recipe, self.random = options.changed_recipe(), Random(options.seed)
+        _, H, _, C = images.images.shape
+        self.gan = self.recipe.build(self.random, H, C, options.width, device)
+        self.average = EMA(self.gan.generator_optimizer.parameters, options.ema) if options.ema else None
+        self.optimizers = {"generator": self.gan.generator_optimizer, "discriminator": self.gan.discriminator_optimizer}
+        batch = options.batch or self.recipe.batch
+        self.feed = Feed(self.recipe, images, batch, Random(options.seed), device, options.flip)
+        self.columns = self.recipe.classes or 8  # of a sample grid
+        self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
+        self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
+        self.done, self.ahead = 0, None
+
+    @property
+    def players(self) -> dict[str, Sequential]:
+        nets = {"generator": self.gan.generator, "discriminator": self.gan.discriminator}
+        return nets | ({"average": self.average.net} if self.average else {})
+
+    @property
+    def drawn(self) -> Sequential:
+        """The network that pictures are drawn with."""
+        return self.average.net if self.average else self.gan.generator
+
+    def step(self) -> dict[str, Array]:
+        """One step of training."""
+        if self.ahead is None:
+            self.ahead = Ahead(self.feed, self.done)
+        metrics = self.gan.train_step(*self.ahead.take())
+        if self.average:
+            self.average.update()
+        self.done += 1
+        return metrics
+
+    def close(self) -> None:
+        """Ends the thread that prepares the next step."""
+        if self.ahead:
+            self.ahead.close()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All parameters and running statistics of all players, by name."""
+        return {f"{who}.{name}": a for who, net in self.players.items() for name, a in state(net).items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights, and what the optimizers keep from step to step."""
+        slots = {f"{who}_optimizer.{name}": to_host(a).copy() for who, o in self.optimizers.items() for name, a in o.slots.items()}
+        return self.weights() | slots
+
+    def identity(self) -> dict:
+        """What a checkpoint must be of, to be one of this run."""
+        _, H, _, C = self.images.images.shape
+        found = {"recipe": self.recipe.name, "classes": self.recipe.classes, "size": H, "channels": C}
+        found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
+        found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
+        return found | {"pictures": fingerprint(self.images)}
+
+    def facts(self) -> dict:
+        """All that changes and is no array."""
+        counts = {who: optimizer.t for who, optimizer in self.optimizers.items()}
+        feed = self.ahead.state if self.ahead else self.feed.state()
+        return {"step": self.done, "of": self.identity(), "t": counts, "random": self.random.state(), "feed": feed}
+
+    def restore(self, path: Path) -> None:
+        """Goes to where a checkpoint was made. Raises UserError, naming the file, unless it is one of this run."""
+        arrays, facts = load_checkpoint(path)
+        said, here = facts.get("of"), self.identity()
+        if not isinstance(said, dict):
+            raise UserError(f"{path} does not say of which run it is")
+        for name, value in here.items():
+            if said.get(name) != value:
+                raise UserError(
+                    f"{path} is of another run: its {name} is {said.get(name)!r:.80}, that of config.json {value!r:.80}"
+                )
+        want = self.arrays()
+        for name in sorted(want.keys() ^ arrays.keys()):
+            raise UserError(f"{path} does not fit this run: {name} is only in {'the run' if name in want else 'the file'}")
+        for name, a in want.items():
+            if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
+                raise UserError(f"{path} does not fit this run: {name} is {arrays[name].shape}, wanted {a.shape}")
+        try:
+            self.random.restore(facts["random"])
+            self.feed.restore(facts["feed"])
+            for who, optimizer in self.optimizers.items():
+                optimizer.t = int(facts["t"][who])
+            self.done = int(facts["step"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(f"{path} says nothing usable of the random streams: it is damaged, or of another version") from error
+        parameters = {who: o.parameters for who, o in self.optimizers.items()}
+        parameters |= {"average": self.average.parameters} if self.average else {}
+        for who, vector in parameters.items():
+            vector.load({name.removeprefix(f"{who}."): a for name, a in arrays.items() if name.startswith(f"{who}.")})
+        for who, optimizer in self.optimizers.items():
+            for name, slot in optimizer.slots.items():
+                slot[...] = self.device.asarray(arrays[f"{who}_optimizer.{name}"])
+
+    def gradient_norms(self) -> dict[str, float]:
+        """|d loss / d parameter| of the last step, by player and parameter."""
+        norms = {}
+        for who, optimizer in self.optimizers.items():
+            views = optimizer.parameters.views(self.gan.gradients[who])
+            xp = self.device.xp
+            values = to_host(xp.stack([xp.sqrt((g * g).sum()) for g in views.values()])).tolist()
+            norms |= {f"{who}.{name}": value for name, value in zip(views, values)}
+        return norms
+
+    def images_drawn(self) -> np.ndarray:
+        """The pictures of the fixed z."""
+        return sample(self.recipe, self.drawn, self.fixed_z)
+
+
+def fingerprint(images: Images) -> list[int]:
+    """How many pictures, and a checksum of them and their labels: enough to see that the data have changed."""
+    found = zlib.crc32(images.images)
+    return [len(images), found if images.labels is None else zlib.crc32(np.ascontiguousarray(images.labels), found)]
+
+
+def open_session(options: Options) -> Session:
+    """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
+    device = choose_device(options.device)
+    print(f"Device: {device.name}, computing with {device.path} ({device.why}); no Triton kernels in this path.", flush=True)
+    options.changed_recipe()  # what makes no sense is said before pictures are loaded
+    images = load(options.data, options.natural_size(), options.channels)
+    _, H, _, C = images.images.shape
+    print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        session = Session(options, images, device)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    G, D = (parameter_count(net) for net in (session.gan.generator, session.gan.discriminator))
+    print(f"Recipe: {session.recipe.name}, {session.recipe.source}. G has {G:,} parameters, D {D:,}.", flush=True)
+    return session
+
+
+def tables(session: Session) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+    """The columns of each table of a run, and at which steps it gets a line, or the run a sample grid."""
+    names = tuple(f"{who}.{name}" for who, o in session.optimizers.items() for name in o.parameters.shapes)
+    found = {"metrics": columns(curves(session.recipe)), "gradients": ("step", *names)}
+    every = {"metrics": LOG_EVERY, "gradients": LOG_EVERY, "penalty_norms": session.options.sample_every}
+    every["samples"] = session.options.sample_every
+    return found | ({"penalty_norms": ("step", "norm")} if session.recipe.penalty else {}), every
+
+
+def start(options: Options, out: Path | None = None) -> tuple[int, int]:
+    """Trains from the first step, in a new run folder; returns the steps done and those asked for. Raises UserError."""
+    session = open_session(options)
+    _, H, _, C = session.images.images.shape
+    source = options.data if options.data in ("digits", *KNOWN) else str(Path(options.data).expanduser().resolve())
+    width, batch = options.width or session.recipe.width, session.feed.batch
+    options = replace(options, data=source, size=H, channels=C, width=width, batch=batch, device=session.device.name)
+    session.options = options
+    board = open_board(options.tensorboard)
+    folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
+    config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | {"path": session.device.path}
+    run = RunFolder.new(folder, config, tables(session)[0])
+    return go_on(session, run, board), options.steps
+
+
+def resume(folder: Path, **changes) -> tuple[int, int]:
+    """Goes on with a run from its last checkpoint, some options changed; returns as `start`. Raises UserError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}; give one that a training left")
+    config = read_config(folder / "config.json")
+    options = replace(from_config(config, folder / "config.json"), **changes)
+    session = open_session(options)
+    board = open_board(options.tensorboard)
+    found = checkpoints(folder)
+    if found:
+        session.restore(list(found.values())[-1])
+    if session.done >= options.steps:
+        raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
+    columns, every = tables(session)
+    run = RunFolder.again(folder, columns, session.done, every)
+    write_config(folder, config | to_config(options) | {"path": session.device.path})
+    print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
+    return go_on(session, run, board), options.steps
+
+
+def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
+    """Trains to the last step of the options, from wherever the session is; returns the steps done."""
+    trainer = Trainer(session, run, board(run.path, session.done) if board else None)
+    options = session.options
+    try:
+        done = follow(
+            run, trainer, curves(session.recipe), first=session.done, steps=options.steps, batch=session.feed.batch,
+            sample_every=options.sample_every, checkpoint_every=options.checkpoint_every,
+        )  # fmt: skip
+    finally:
+        session.close()
+        if trainer.board:
+            trainer.board.close()
+    print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
+    return done
+
+
+class Trainer(Follower):
+    """What happens around the steps of a GAN."""
+
+    def __init__(self, session: Session, run: RunFolder, board: Board | None):
+        self.session, self.run, self.board = session, run, board
+        self.doctor = Doctor(session.recipe, session.images.images[: 8 * session.columns])
+
+    def step(self, done):
+        return self.session.step()
+
+    def draw(self, done):
+        images = self.session.images_drawn()
+        save_grid(self.run.path / "samples" / f"step_{done:06}.png", images, self.session.columns)
+        if self.board:
+            self.board.images(done, images, self.session.columns)
+        if done and "penalty_norms" in self.run.tables:
+            self.run.log("penalty_norms", *({"step": done, "norm": norm} for norm in to_host(self.session.gan.norms).tolist()))
+        self.hear(self.doctor.look(done, images))
+
+    def say(self, row):
+        return progress(row)
+
+    def logged(self, done, row):
+        norms = self.session.gradient_norms()
+        self.run.log("gradients", {"step": done} | norms)
+        if self.board:
+            self.board.numbers(done, row, norms)
+        self.hear(self.doctor.listen(done, row, norms))
+
+    def hear(self, said: list[str]) -> None:
+        for sentence in said:
+            tqdm.write(f"diagnosis: {sentence}", file=sys.stderr)
+
+    def sound(self):
+        return all(np.isfinite(to_host(abs(o.parameters.flat).max())) for o in self.session.optimizers.values())
+
+    def save(self, done):
+        self.run.sync()
+        save_checkpoint(self.run.path, done, self.session.arrays(), self.session.facts(), self.session.options.keep)
+        tqdm.write(f"checkpoint: step {done}", file=sys.stdout)
+        sys.stdout.flush()
+
+    def explain(self, done):
+        return overflow(self.session, self.run.path, done)
+
+    def weights(self):
+        return self.session.weights()
+
+    def finish(self):
+        save_gradients(self.run.path / "gradients.png", self.run.tables["gradients"].rows)
+        if "penalty_norms" in self.run.tables and (rows := self.run.tables["penalty_norms"].rows):
+            save_norms(self.run.path / "penalty_norms.png", rows)
+        save_progress(self.run.path / "progress.gif", sorted((self.run.path / "samples").glob("step_*.png")))
+
+
+def overflow(session: Session, run: Path, done: int) -> str:
+    """Where, up to step `done`, the first number stopped being finite: going again through the steps since the last checkpoint."""
+    session.close()
+    found = checkpoints(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = Session(session.options, session.images, session.device)
+    if found:
+        again.restore(list(found.values())[-1])
+    kept = f"the last good checkpoint is of step {again.done}" if found else "there was no checkpoint yet"
+    try:
+        where = first_overflow(again.gan, again.step, again.done, done)
+    finally:
+        again.close()
+    return f"{where}; {kept}"
