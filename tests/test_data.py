@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from data_files import one_sentence, pictures, write_set
 
-from rawgan.data import Batches, Images, load, to_float, to_uint8
+from rawgan.data import NAMES, Batches, Images, load, to_float, to_uint8
 from rawgan.errors import UserError
+from rawgan.training.options import natural_size
 
 
 class TestRanges:
@@ -91,3 +92,7 @@ class TestArguments:
     def test_importing_loads_neither_pooch_nor_matplotlib(self):
         code = "import sys, rawgan.data; sys.exit(bool({'pooch', 'matplotlib'} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
+
+
+def test_every_name_has_a_natural_size():
+    assert [natural_size(name) for name in NAMES] == [16, 28, 28, 32]

@@ -92,7 +92,7 @@ def layered(steps: list[float], columns: dict, layers: dict[str, list[str]], who
 
 
 def norms(columns: dict[str, list[float]], bins: int = 40) -> str | None:
-    """The histogram of |dD/dx| over the steps, from columns step and norm: the stronger the colour, the more samples of that step."""
+    """The histogram of |dD/dx| over the steps, from columns step and norm: the stronger the colour, the more of the samples."""
     step, norm = (np.asarray(columns[name])[np.isfinite(columns["norm"])] for name in ("step", "norm"))
     if not len(norm):
         return None
