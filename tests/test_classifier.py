@@ -7,6 +7,7 @@ import pytest
 import torch
 from data_files import files
 from reference import assert_close
+from safetensors.numpy import save
 
 from rawgan.data import load
 from rawgan.errors import UserError
@@ -86,6 +87,19 @@ def test_the_stored_judge_is_pytorchs(rng):
     assert ours.sha256 == "3d28a28dd9b342dd94b81098ea0e358c48e8055a28f462be8fd4aa341d22dc08"
 
 
+SPOIL = {
+    "cut short": lambda b: b[:-9],
+    "empty": lambda b: b"",
+    "a weight changed": lambda b: b[:-4] + b"\0\0\0\1",
+    "a weight no number": lambda b: b[:-4] + b"\xff\xff\xff\x7f",
+    "no header": lambda b: b"{}" + b[2:],
+    "another digest": lambda b: b.replace(b'"sha256":"', b'"sha256":"x', 1)[:-1],
+    "no digest": lambda b: b.replace(b'"sha256"', b'"sha257"', 1),
+    "another name": lambda b: b.replace(b'"0.w"', b'"9.w"', 1),
+    "another network": lambda b: save({"0.w": np.zeros(3, np.float32)}, {"sha256": "x"}),
+}
+
+
 class TestCache:
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path, monkeypatch):
@@ -111,7 +125,7 @@ class TestCache:
         judge_for(train)
         assert len(files(cache / "judges")) == len(files(cache)) == 6
 
-    @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"", lambda b: b[:-4] + b"\0\0\0\1", lambda b: b"{}" + b[2:]])
+    @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
     def test_a_corrupt_judge_is_said_and_kept(self, digits, cache, spoil):
         judge_for(digits[0])
         (path,) = (cache / "judges").iterdir()

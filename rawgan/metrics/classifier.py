@@ -96,6 +96,11 @@ def turned(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:
     return out
 
 
+def task_of(train: Images) -> tuple[str, int]:
+    """What a judge of these pictures learns, and how many classes that has."""
+    return ("quarter turns", 4) if train.labels is None else ("classes", int(train.labels.max()) + 1)
+
+
 def train_classifier(train: Images, seed: int = 0, steps: int | None = None, device: Device = CPU) -> Classifier:
     """Adam on the cross-entropy, from 2e-3 down to 0 along a cosine, over `steps` (2000) batches of 128 training pictures.
 
@@ -103,8 +108,7 @@ def train_classifier(train: Images, seed: int = 0, steps: int | None = None, dev
     Sources: Loshchilov & Hutter 2017 (arXiv:1608.03983) for the cosine; Gidaris et al. 2018 (arXiv:1803.07728) for the turns.
     """
     random, steps = Random(seed), STEPS if steps is None else steps
-    task = "quarter turns" if train.labels is None else "classes"
-    classes = 4 if train.labels is None else int(train.labels.max()) + 1
+    task, classes = task_of(train)
     net = network(train.images.shape[1], train.images.shape[3], classes)
     he_uniform(net, random.stream("judge weights"))
     parameters = Parameters(net, device)
@@ -141,21 +145,21 @@ def judge_for(train: Images, seed: int = 0, device: Device = CPU) -> Classifier:
     except OSError as error:
         raise UserError(f"{path.parent} cannot be made ({error.strerror}): set RAWGAN_DATA to a folder of yours.") from None
     judge = train_classifier(train, seed, device=device)
-    about = {"classes": str(judge.classes), "task": judge.task, "sha256": judge.sha256}
-    write_whole(path, save(state(judge.net), about))
+    write_whole(path, save(state(judge.net), {"sha256": judge.sha256}))
     return judge
 
 
 def load_classifier(path: Path, train: Images, device: Device = CPU) -> Classifier:
     """The judge that `judge_for` wrote. Raises UserError unless every weight is as it was written."""
+    task, classes = task_of(train)
+    net = network(train.images.shape[1], train.images.shape[3], classes)
     try:
         with safe_open(path, "numpy") as file:
-            about, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        net = network(train.images.shape[1], train.images.shape[3], int(about["classes"]))
+            written, arrays = (file.metadata() or {}).get("sha256"), {name: file.get_tensor(name) for name in file.keys()}
         Parameters(net, device).load(arrays)
-        judge = Classifier(net, int(about["classes"]), about["task"], device)
-    except (SafetensorError, OSError, KeyError, ValueError, UserError):
-        judge = None
-    if judge is None or judge.sha256 != about["sha256"]:
+    except (SafetensorError, OSError, UserError):
+        written = None
+    judge = Classifier(net, classes, task, device)
+    if judge.sha256 != written:
         raise UserError(f"{path} is not the judge that was written there: delete it, and it is trained again.")
     return judge
