@@ -47,13 +47,12 @@ def test_of_one_distribution_it_is_zero_on_average_and_below_at_times(rng):
 
 
 def test_subsets(rng):
-    """The mean over subsets is near the estimate from all, and subsets that are everything leave no spread."""
+    """The mean over subsets is near the estimate from all, and of small sets they are a half at most."""
     x, y = rng.normal(size=(300, 6)), 1.5 * rng.normal(size=(200, 6))
     mean, std = kid(x, y, np.random.default_rng(0), subsets=200, size=100)
     assert abs(mean - mmd2(x, y)) < 4 * std / np.sqrt(200) and std > 0
-    mean, std = kid(x[:50], y[:50], np.random.default_rng(0), subsets=3)
-    assert_close(mean, mmd2(x[:50], y[:50]))
-    assert std < 1e-12
+    mean, std = kid(x[:50], y[:50], np.random.default_rng(0), subsets=400)
+    assert abs(mean - mmd2(x[:50], y[:50])) < 4 * std / np.sqrt(400) and std > 0
 
 
 def test_the_generator_decides(rng):

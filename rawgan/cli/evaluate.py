@@ -51,8 +51,8 @@ def command(
     found |= {"scores": scores, "versions": {"rawgan": rawgan.__version__}}
     path = json_file or run / "evaluation.json"
     write_whole(path, json.dumps(found, indent=2).encode() + b"\n")
-    print(f"\n{'':34}{'samples':>14}{'training':>14}{'noise':>14}")
+    print(f"\n{'':34}{'samples':>16}{'training':>16}{'noise':>16}")
     for name, about in NAMES.items():
         if name in scores["samples"]:
-            print(f"{about:34}" + "".join(f"{said(column, name):>14}" for column in scores.values()))
+            print(f"{about:34}" + "".join(f"{said(column, name):>16}" for column in scores.values()))
     print(f"\nThe numbers are in {path}; compare only those of one judge and one count.")

@@ -6,10 +6,11 @@ import numpy as np
 def kid(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, subsets: int = 100, size: int = 1000) -> tuple[float, float]:
     """The mean, and the standard deviation, of mmd2 over `subsets` random subsets of x (N, d) and y (M, d).
 
-    A subset holds min(size, N, M) of each, drawn without replacement. May be below 0, as an unbiased estimate of 0 must.
+    A subset holds min(size, N/2, M/2) of each, at least 2, drawn without replacement: half, so that small sets leave a spread too.
+    May be below 0, as an unbiased estimate of 0 must.
     Source: Binkowski et al. 2018 (arXiv:1801.01401).
     """
-    n = min(size, len(x), len(y))
+    n = max(2, min(size, len(x) // 2, len(y) // 2))
     values = [mmd2(*(rng.choice(a, n, replace=False, shuffle=False) for a in (x, y))) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
 
