@@ -16,6 +16,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
+from rawgan.kernels.act import activate, activate_dx
 from rawgan.kernels.launch import MULTIPROCESSORS, Config, cdiv
 from rawgan.ops import act as ops
 
@@ -48,6 +49,11 @@ def table(dtype, precision: str) -> tuple[Config, ...]:
     return TABLES["half" if np.dtype(dtype).itemsize == 2 else precision]
 
 
+def thin_config(dtype, precision: str) -> Config:
+    """The configuration for an output of 16 columns."""
+    return _config(128, 16, 64 if np.dtype(dtype).itemsize == 2 else 32, 4, 3)
+
+
 @triton.jit
 def below(offs, SIZE: tl.constexpr, DIVISOR: tl.constexpr):
     """offs < SIZE; a constant, which the compiler drops, where SIZE is a multiple of how far the offsets reach together."""
@@ -55,6 +61,35 @@ def below(offs, SIZE: tl.constexpr, DIVISOR: tl.constexpr):
         return tl.full(offs.shape, True, tl.int1)
     else:
         return offs < SIZE
+
+
+@triton.jit
+def load(ptr, offs, mask):
+    """float32 values, 0 where the mask says no."""
+    return tl.load(ptr + offs, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT: tl.constexpr, SLOPE: tl.constexpr):
+    """What is done to a product before it is stored: act(acc + bias), or with v_ptr (acc + bias) act'(v)."""
+    if bias_ptr is not None:
+        acc += load(bias_ptr, offs_n, mask_n)[None, :]
+    if v_ptr is not None:
+        acc = activate_dx(acc, load(v_ptr, offs, mask), ACT, SLOPE)
+    else:
+        acc = activate(acc, ACT, SLOPE)
+    return acc
+
+
+@triton.jit
+def store_moments(out_ptr, acc, mask_m, offs_n, mask_n, WIDTH: tl.constexpr):
+    """Three rows of WIDTH: how many rows of acc count, and by column their mean and sum of squared distances from it."""
+    count = tl.sum(mask_m.to(tl.float32), 0)
+    mean = tl.sum(tl.where(mask_m[:, None], acc, 0.0), 0) / tl.maximum(count, 1.0)
+    distance = tl.where(mask_m[:, None], acc - mean[None, :], 0.0)
+    tl.store(out_ptr + offs_n, count + 0.0 * mean, mask=mask_n)
+    tl.store(out_ptr + WIDTH + offs_n, mean, mask=mask_n)
+    tl.store(out_ptr + 2 * WIDTH + offs_n, tl.sum(distance * distance, 0), mask=mask_n)
 
 
 @triton.jit
@@ -73,18 +108,29 @@ def split(steps: int, tiles: int, capability: int) -> tuple[int, int]:
 
 
 def activated(y, act: str | None, slope: float = 0.2):
-    """The activation of an epilogue, in NumPy: for references."""
+    """The activation of `finish`, in NumPy: for references."""
     if act is None:
         return y
     return ops.leaky_relu(y, slope) if act == "leaky_relu" else getattr(ops, act)(y)
 
 
-def compiles(large: dict, thin: dict | None = None) -> tuple[tuple[str, dict, dict], ...]:
-    """What to compile of a product: every configuration at a large shape, and some at a thin one, where much is masked."""
+def activated_dx(y, act: str | None, v=None, slope: float = 0.2):
+    """What `finish` makes of a product: y act'(v) where there is a v, else act(y)."""
+    if v is None:
+        return activated(y, act, slope)
+    return ops.leaky_relu_dx(y, v, slope) if act == "leaky_relu" else getattr(ops, f"{act}_dx")(y, v)
+
+
+def compiles(large: dict, thin: dict | None = None, forms: tuple[str | None, ...] = (None,)) -> tuple[tuple[str, dict, dict], ...]:
+    """What to compile of a product: every configuration in every form at a large shape, and some at a thin one, where much is
+    masked."""
     rows = []
     for name, configs in TABLES.items():
         dtype, precision = ("bfloat16", "ieee") if name == "half" else ("float32", name)
-        rows += [(dtype, large, {"precision": precision, "config": config}) for config in configs]
+        for form in forms:
+            extra = {} if form is None else {"form": form}
+            usable = [c for c in configs if form != "descriptor" or (c["BLOCK_N"] >= 64 and name != "ieee")]
+            rows += [(dtype, large, {"precision": precision, "config": config, **extra}) for config in usable]
         if thin and name in ("half", "tf32x3"):
             rows += [(dtype, thin, {"precision": precision, "config": configs[-1]})]
     if thin:

@@ -10,8 +10,10 @@ fallback. A uint16 array holds bfloat16, which NumPy lacks.
 Sizes are constants of the compiled kernel, the batch too: a GAN has a dozen shapes, and what is compiled is kept on disk by Triton.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
@@ -19,8 +21,9 @@ import numpy as np
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from rawgan.backend import Array, array_module
+from rawgan.backend import Array, address, array_module
 from rawgan.errors import UserError
 
 Config = dict[str, int]
@@ -29,11 +32,39 @@ MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 INTERPRETED = 90  # the capability whose configurations the interpreter runs
 
 
+launched: Counter[str] = Counter()  # how often each kernel was started, for a run to report
+
+
+@dataclass(frozen=True)
+class Box:
+    """An argument that a kernel reads in boxes: the array as an array of another `shape`, with `strides` in elements.
+
+    What of a box lies outside the shape is zero. The address and all strides but the last, which is 1, must be multiples of 16
+    bytes: see `aligned`.
+    """
+
+    array: Array
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
+
+    def descriptor(self, pointer: "Pointer") -> TensorDescriptor:
+        return TensorDescriptor(pointer, [*self.shape], [*self.strides], [*self.block])
+
+
+class Dtype(str):
+    """The name of a type, with the size that a tensor descriptor asks for."""
+
+    @property
+    def itemsize(self) -> int:
+        return {"float32": 4, "int64": 8, "int32": 4, "uint8": 1}.get(self, 2)
+
+
 class Pointer:
     """What Triton wants of an argument: an address, and the name of the type that lies there."""
 
     def __init__(self, address: int, dtype: str):
-        self.address, self.dtype = address, dtype
+        self.address, self.dtype = address, Dtype(dtype)
 
     def data_ptr(self) -> int:
         return self.address
@@ -89,7 +120,8 @@ class CompileOnly(DriverBase):
     get_benchmarker = get_active_torch_device
 
 
-def cupy_driver(cupy):
+@cache
+def _gpu_driver(cupy):
     """Triton's driver for NVIDIA GPUs with device and stream from CuPy; Triton's own takes them from PyTorch, or stream 0."""
     from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 
@@ -116,12 +148,8 @@ def cupy_driver(cupy):
     return CupyDriver()
 
 
-@cache
-def _gpu_driver(cupy):
-    return cupy_driver(cupy)
-
-
 _compiled: list | None = None  # what compile_only gathers; None outside it
+_recorded: "Recording | None" = None  # what record gathers; None outside it
 _handles: dict = {}
 
 
@@ -146,47 +174,127 @@ def capability(x: Array) -> int:
 
 def empty(like: Array, shape: tuple[int, ...], dtype=None) -> Array:
     """An array to be written, on the device of `like`, with its dtype unless another is named."""
-    return array_module(like).empty(shape, dtype or like.dtype)
+    a = array_module(like).empty(shape, dtype or like.dtype)
+    if _recorded is not None:
+        _recorded.workspace.append(a)
+    return a
 
 
-def run(kernel, grid: tuple[int, ...], *arrays: Array | None, **constants) -> None:
-    """Starts a kernel: its pointers by position (None for one it does not have), its constants and configuration by name.
+def aligned(*arrays: Array) -> bool:
+    """Whether the arrays begin at multiples of 16 bytes, as boxes must."""
+    if _compiled is not None:
+        return True
+    return all(address(a) % 16 == 0 for a in arrays)
+
+
+def run(kernel, grid: tuple[int, ...], *arguments: Array | Box | None, **constants) -> None:
+    """Starts a kernel: its arrays by position (None for one it does not have), its constants and configuration by name.
 
     Raises UserError where kernels cannot run, TypeError for mixed arrays, ValueError for one that no kernel takes.
     """
-    xp = array_module(*arrays)
+    arrays = [a.array if isinstance(a, Box) else a for a in arguments]
     constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
     for a in arrays:
         if a is not None and not (a.flags.c_contiguous and a.dtype in DTYPES and a.size < 2**31):
             raise ValueError(f"a kernel takes contiguous arrays of {', '.join(DTYPES.values())}, got {a.dtype} {a.shape}")
     if _compiled is not None:
-        pointers = [a if a is None else Pointer(0, DTYPES[a.dtype]) for a in arrays]
-        _compiled.append(kernel.warmup(*pointers, grid=grid, **constants))
-    elif xp is not np:
-        _launch(xp, kernel, grid, arrays, constants)
-    elif not triton.knobs.runtime.interpret:
+        _compiled.append(kernel.warmup(*_given(arguments, lambda a: Pointer(0, DTYPES[a.dtype])), grid=grid, **constants))
+        return
+    start = Launch(kernel, grid, arguments, constants)
+    start()
+    launched[kernel.__name__] += 1
+    if _recorded is not None:
+        _recorded.append(start)
+
+
+class Launch:
+    """One start of a kernel, to be repeated by calling it: about 1.5 us. It keeps its arrays alive."""
+
+    def __init__(self, kernel, grid: tuple[int, ...], arguments: tuple[Array | Box | None, ...], constants: dict):
+        self.kernel, self.grid, self.arguments, self.constants = kernel, grid, arguments, constants
+        xp = array_module(*self.arrays)
+        self._start = (_interpreted if xp is np else _handle)(kernel, grid, arguments, constants)
+
+    def __call__(self) -> None:
+        self._start()
+
+    @property
+    def name(self) -> str:
+        return self.kernel.__name__
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The arrays among the arguments."""
+        return [a.array if isinstance(a, Box) else a for a in self.arguments if a is not None]
+
+    def moved(self, move: Callable[[Array], Array]) -> "Launch":
+        """The same start with move(array) in the place of each array."""
+        arguments = (replace(a, array=move(a.array)) if isinstance(a, Box) else a if a is None else move(a) for a in self.arguments)
+        return Launch(self.kernel, self.grid, tuple(arguments), self.constants)
+
+
+class Recording(list[Launch]):
+    """What was launched, in order, and the arrays that were made for it meanwhile: called in their order, the launches do it all
+    again."""
+
+    def __init__(self):
+        super().__init__()
+        self.workspace: list[Array] = []
+
+
+@contextmanager
+def record() -> Iterator[Recording]:
+    """Inside, every `run` is also written down in the Recording this gives, and every `empty`."""
+    global _recorded
+    before, _recorded = _recorded, Recording()
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
+
+
+def _given(arguments, pointer) -> list:
+    """The arguments as Triton takes them; pointer(array) makes a Pointer."""
+    return [a if a is None else a.descriptor(pointer(a.array)) if isinstance(a, Box) else pointer(a) for a in arguments]
+
+
+def _interpreted(kernel, grid, arguments, constants) -> Callable[[], None]:
+    if not triton.knobs.runtime.interpret:
         raise UserError(
             "Triton kernels were asked for on NumPy arrays: they need CuPy arrays on an NVIDIA GPU, "
             "or TRITON_INTERPRET=1 in the environment before Python starts"
         )
-    else:
-        kernel[grid](*(a if a is None else HostPointer(a.ctypes.data, DTYPES[a.dtype]) for a in arrays), **constants)
+    given = _given(arguments, lambda a: HostPointer(address(a), DTYPES[a.dtype]))
+    return lambda: kernel[grid](*given, **constants)
 
 
-def _launch(cupy, kernel, grid, arrays, constants) -> None:
-    """Launches on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
+def _kind(argument, given):
+    """What of an argument a compiled kernel depends on."""
+    if isinstance(argument, Box):
+        return argument.array.dtype, argument.block
+    return argument if argument is None else (given.dtype, given.address % 16 == 0)
+
+
+def _handle(kernel, grid, arguments, constants) -> Callable[[], None]:
+    """A start on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
     if triton.knobs.runtime.interpret:
         raise UserError("TRITON_INTERPRET=1 runs kernels on NumPy arrays, got CuPy arrays; unset it to run on the GPU")
-    pointers = [a if a is None else Pointer(a.data.ptr, DTYPES[a.dtype]) for a in arrays]
-    kinds = tuple(p and (p.dtype, p.address % 16 == 0) for p in pointers)
-    key = (kernel, cupy.cuda.runtime.getDevice(), kinds, *constants.items())
-    triton.runtime.driver.set_active(_gpu_driver(cupy))
+    cupy = array_module(*(a.array if isinstance(a, Box) else a for a in arguments))
+    given = _given(arguments, lambda a: Pointer(address(a), DTYPES[a.dtype]))
+    key = (kernel, cupy.cuda.runtime.getDevice(), *map(_kind, arguments, given), *constants.items())
     if key not in _handles:
-        compiled = kernel[grid](*pointers, **constants)
-        _handles[key] = compiled, [constants[name] for name in kernel.arg_names[len(arrays) :]]
-        return
-    compiled, rest = _handles[key]
-    compiled[(*grid, 1, 1)[:3]](*pointers, *rest)
+        triton.runtime.driver.set_active(_gpu_driver(cupy))
+        compiled = kernel.warmup(*given, grid=grid, **constants)
+        _handles[key] = (
+            compiled.run,
+            compiled.function,
+            compiled.packed_metadata,
+            [constants[n] for n in kernel.arg_names[len(given) :]],
+        )
+    start, *what, rest = _handles[key]
+    three = (*grid, 1, 1)[:3]
+    given = [g.address if isinstance(g, Pointer) else g for g in given]
+    return lambda: start(*three, cupy.cuda.get_current_stream().ptr, *what, None, None, None, *given, *rest)
 
 
 def fit(*pairs: tuple) -> None:

@@ -2,8 +2,9 @@
 
 An array is seen as (A, M, B) with the reduced axes M in the middle: BatchNorm has A = 1, B = channels; LayerNorm A = samples,
 B = 1; InstanceNorm A = samples, B = channels. A program sums a slice of M for BLOCK_B columns; a second kernel adds the slices in
-their order. Moments are merged by the formula of Chan et al. 1983, which, unlike E(x^2) - mean^2, keeps its digits when the mean is
-large: one pass over x. Statistics are float32 whatever the arrays hold.
+a fixed order. Moments are kept as count, mean and sum of squared distances from it and merged by the formula of Chan et al. 1983,
+which, unlike E(x^2) - mean^2, keeps its digits when the mean is large: one pass over x, or none where a convolution has left the
+moments of its tiles (`merge_moments`). Statistics are float32 whatever the arrays hold.
 """
 
 from functools import partial
@@ -14,18 +15,15 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels import launch
-from rawgan.kernels.gemm import below, split
+from rawgan.kernels.gemm import below, load, split
 from rawgan.kernels.spec import Spec
+from rawgan.ops import linear
 from rawgan.ops import norm as ops
 
 TILE = 2048  # values that a program adds up in a step
-SUMS = {"mean": 1, "product": 1, "moments": 2, "dx": 2, "dx2": 5}
+SUMS = {"mean": 1, "product": 1, "moments": 3, "dx": 2, "dx2": 5}
+MERGE = {"BLOCK_S": 32, "BLOCK": 32, "num_warps": 4}
 ELEMENTWISE = {"BLOCK": 1024, "num_warps": 4}
-
-
-@triton.jit
-def _load(ptr, offs, mask):
-    return tl.load(ptr + offs, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -52,27 +50,26 @@ def norm_sums_kernel(
     s2 = tl.zeros((BLOCK_B,), tl.float32)
     s3 = tl.zeros((BLOCK_B,), tl.float32)
     s4 = tl.zeros((BLOCK_B,), tl.float32)
-    count = tl.zeros((BLOCK_B,), tl.float32)
     for step in range(STEPS):
         offs_m = i * ROWS + step * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = below(offs_m, M, ROWS)[:, None] & mask_b[None, :]
         offs = (a * M + offs_m)[:, None] * B + offs_b[None, :]
-        u = _load(u_ptr, offs, mask)
+        u = load(u_ptr, offs, mask)
         if KIND == "mean":
             s0 += tl.sum(u, 0)
         elif KIND == "product":
-            s0 += tl.sum(u * _load(v_ptr, offs, mask), 0)
+            s0 += tl.sum(u * load(v_ptr, offs, mask), 0)
         elif KIND == "moments":
             here = tl.sum(mask.to(tl.float32), 0)
             mean = tl.sum(u, 0) / tl.maximum(here, 1.0)
             d = tl.where(mask, u - mean[None, :], 0.0)
-            count, s0, s1 = _merge(count, s0, s1, here, mean, tl.sum(d * d, 0))
+            s0, s1, s2 = _merge(s0, s1, s2, here, mean, tl.sum(d * d, 0))
         elif KIND == "dx":
             s0 += tl.sum(u, 0)
-            s1 += tl.sum(u * _load(v_ptr, offs, mask), 0)
+            s1 += tl.sum(u * load(v_ptr, offs, mask), 0)
         else:
-            v = _load(v_ptr, offs, mask)
-            w = _load(w_ptr, offs, mask)
+            v = load(v_ptr, offs, mask)
+            w = load(w_ptr, offs, mask)
             s0 += tl.sum(u, 0)
             s1 += tl.sum(v, 0)
             s2 += tl.sum(u * v, 0)
@@ -84,43 +81,58 @@ def norm_sums_kernel(
         tl.store(out_ptr + B, s1, mask=mask_b)
     if SUMS > 2:
         tl.store(out_ptr + 2 * B, s2, mask=mask_b)
+    if SUMS > 3:
         tl.store(out_ptr + 3 * B, s3, mask=mask_b)
         tl.store(out_ptr + 4 * B, s4, mask=mask_b)
 
 
 @triton.jit
 def norm_means_kernel(
-    slices_ptr, out_ptr, M: tl.constexpr, B: tl.constexpr, AB: tl.constexpr, SUMS: tl.constexpr, SLICES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    slices_ptr, out_ptr, DIVISOR: tl.constexpr, B: tl.constexpr, AB: tl.constexpr, SUMS: tl.constexpr, SLICES: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[sum, a, b] = the sum over the slices / M."""
+    """out[sum, a, b] = the sum over the slices / DIVISOR."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SUMS * AB
     at = (offs % AB // B * SLICES * SUMS + offs // AB) * B + offs % B
-    total = _load(slices_ptr, at, mask)
-    for i in range(1, SLICES):
-        total += _load(slices_ptr, at + i * SUMS * B, mask)
-    tl.store(out_ptr + offs, total / M, mask=mask)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, SLICES, BLOCK_S):
+        i = first + tl.arange(0, BLOCK_S)
+        total += tl.sum(load(slices_ptr, at[None, :] + i[:, None] * SUMS * B, (i < SLICES)[:, None] & mask[None, :]), 0)
+    tl.store(out_ptr + offs, (total / DIVISOR).to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def norm_moments_kernel(
-    slices_ptr, out_ptr, M: tl.constexpr, B: tl.constexpr, AB: tl.constexpr, SLICES: tl.constexpr, ROWS: tl.constexpr,
-    EPS: tl.constexpr, BLOCK: tl.constexpr,
+    slices_ptr, out_ptr, B: tl.constexpr, AB: tl.constexpr, SLICES: tl.constexpr, EPS: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[0], out[1], out[2] = mean, variance, rstd of each a, b; all slices but the last have ROWS rows."""
+    """out[0], out[1], out[2] = mean, variance, rstd of each a, b, from the count, mean and squared distances of each slice.
+
+    The mean first, then the distances: of each slice from its own mean, and of its mean from the mean of all.
+    """
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < AB
-    at = offs // B * SLICES * 2 * B + offs % B
+    at = offs // B * SLICES * 3 * B + offs % B
     count = tl.zeros((BLOCK,), tl.float32)
-    mean = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, SLICES, BLOCK_S):
+        i = first + tl.arange(0, BLOCK_S)
+        part = at[None, :] + i[:, None] * 3 * B
+        inside = (i < SLICES)[:, None] & mask[None, :]
+        n = load(slices_ptr, part, inside)
+        count += tl.sum(n, 0)
+        total += tl.sum(n * load(slices_ptr, part + B, inside), 0)
+    count = tl.maximum(count, 1.0)
+    mean = total / count
     m2 = tl.zeros((BLOCK,), tl.float32)
-    for i in range(SLICES):
-        rows = tl.minimum(ROWS, M - i * ROWS)
-        here = tl.zeros((BLOCK,), tl.float32) + rows
-        part = at + i * 2 * B
-        count, mean, m2 = _merge(count, mean, m2, here, _load(slices_ptr, part, mask), _load(slices_ptr, part + B, mask))
-    var = m2 / M
+    for first in range(0, SLICES, BLOCK_S):
+        i = first + tl.arange(0, BLOCK_S)
+        part = at[None, :] + i[:, None] * 3 * B
+        inside = (i < SLICES)[:, None] & mask[None, :]
+        delta = load(slices_ptr, part + B, inside) - mean[None, :]
+        m2 += tl.sum(load(slices_ptr, part + 2 * B, inside) + load(slices_ptr, part, inside) * delta * delta, 0)
+    var = m2 / count
     tl.store(out_ptr + offs, mean, mask=mask)
     tl.store(out_ptr + AB + offs, var, mask=mask)
     tl.store(out_ptr + 2 * AB + offs, 1.0 / tl.sqrt(var + EPS), mask=mask)
@@ -134,22 +146,22 @@ def norm_apply_kernel(
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = below(offs, SIZE, BLOCK)
     at = offs // (M * B) * B + offs % B
-    u = _load(u_ptr, offs, mask)
-    p = _load(p_ptr, at, mask)
-    q = _load(q_ptr, at, mask)
+    u = load(u_ptr, offs, mask)
+    p = load(p_ptr, at, mask)
+    q = load(q_ptr, at, mask)
     if KIND == "affine":
         out = u * p + q
     elif KIND == "standardize":
         out = (u - p) * q
     elif KIND == "dx":
-        out = (u - p - _load(v_ptr, offs, mask) * _load(p_ptr, at + AB, mask)) * q
+        out = (u - p - load(v_ptr, offs, mask) * load(p_ptr, at + AB, mask)) * q
     else:  # u, v, w = ddx, dxhat, xhat; the means in the order of norm_sums_kernel
-        v = _load(v_ptr, offs, mask)
-        w = _load(w_ptr, offs, mask)
-        mean_v = _load(p_ptr, at + AB, mask)
-        wv = _load(p_ptr, at + 3 * AB, mask)
-        wu = _load(p_ptr, at + 4 * AB, mask)
-        scale = _load(p_ptr, at + 2 * AB, mask) - p * mean_v - wu * wv  # E(u P(v))
+        v = load(v_ptr, offs, mask)
+        w = load(w_ptr, offs, mask)
+        mean_v = load(p_ptr, at + AB, mask)
+        wv = load(p_ptr, at + 3 * AB, mask)
+        wu = load(p_ptr, at + 4 * AB, mask)
+        scale = load(p_ptr, at + 2 * AB, mask) - p * mean_v - wu * wv  # E(u P(v))
         mixed = wv * (u - p) + wu * (v - mean_v) - 2.0 * wu * wv * w  # P(wv u + wu v)
         out = -q * q * (w * scale + mixed)
     tl.store(out_ptr + offs, out.to(out_ptr.dtype.element_ty), mask=mask)
@@ -169,8 +181,8 @@ def _kept(shape: tuple[int, ...], axes: ops.Axes) -> tuple[int, ...]:
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
-def _means(kind: str, axes: ops.Axes, u: Array, v: Array | None = None, w: Array | None = None, eps: float | None = None) -> Array:
-    """(sums, *kept) means of products, float32; with eps mean, variance and rstd."""
+def _slices(kind: str, axes: ops.Axes, u: Array, v: Array | None = None, w: Array | None = None) -> tuple[Array, tuple[int, ...]]:
+    """The sums over each slice, float32 (A, slices, sums, B), and the shape of the statistics."""
     launch.fit(*((u.shape, a.shape) for a in (v, w) if a is not None))
     kept = _kept(u.shape, axes)
     A, M, B = _view(u.shape, kept)
@@ -184,15 +196,32 @@ def _means(kind: str, axes: ops.Axes, u: Array, v: Array | None = None, w: Array
         norm_sums_kernel, (tiles, slices), u, v, w, partial_sums, KIND=kind, M=M, B=B, SUMS=sums,
         SLICES=slices, STEPS=steps, BLOCK_M=block_m, BLOCK_B=block_b, num_warps=4,
     )  # fmt: skip
-    sizes = {"M": M, "B": B, "AB": A * B, "SLICES": slices, "BLOCK": 128, "num_warps": 4}
-    if eps is None:
-        means = launch.empty(u, (sums, *kept), "float32")
-        launch.run(norm_means_kernel, (launch.cdiv(means.size, 128),), partial_sums, means, SUMS=sums, **sizes)
-    else:
-        means = launch.empty(u, (3, *kept), "float32")
-        grid = (launch.cdiv(A * B, 128),)
-        launch.run(norm_moments_kernel, grid, partial_sums, means, ROWS=steps * block_m, EPS=eps, **sizes)
-    return means
+    return partial_sums, kept
+
+
+def add_slices(slices: Array, out: Array, divisor: int) -> Array:
+    """out (sums, *kept) = the sums over the slices / divisor; slices (A, slices, sums, B)."""
+    A, count, sums, B = slices.shape
+    launch.fit((out.size, sums * A * B))
+    sizes = {"DIVISOR": divisor, "B": B, "AB": A * B, "SUMS": sums, "SLICES": count}
+    launch.run(norm_means_kernel, (launch.cdiv(out.size, MERGE["BLOCK"]),), slices, out, **sizes, **MERGE)
+    return out
+
+
+def merge_moments(slices: Array, kept: tuple[int, ...], eps: float) -> Array:
+    """(3, *kept): mean, variance and rstd from the counts, means and squared distances of slices, (A, slices, 3, B)."""
+    A, count, _, B = slices.shape
+    moments = launch.empty(slices, (3, *kept), "float32")
+    launch.fit((moments.size, 3 * A * B))
+    grid = (launch.cdiv(A * B, MERGE["BLOCK"]),)
+    launch.run(norm_moments_kernel, grid, slices, moments, B=B, AB=A * B, SLICES=count, EPS=eps, **MERGE)
+    return moments
+
+
+def _means(kind: str, axes: ops.Axes, *arrays: Array) -> Array:
+    """(sums, *kept) means of products, float32."""
+    slices, kept = _slices(kind, axes, *arrays)
+    return add_slices(slices, launch.empty(slices, (slices.shape[2], *kept)), arrays[0].size // prod(kept))
 
 
 def _apply(kind: str, p: Array, q: Array, u: Array, v: Array | None = None, w: Array | None = None) -> Array:
@@ -209,6 +238,12 @@ def mean(axes: ops.Axes, *factors: Array) -> Array:
     return _means("mean" if len(factors) == 1 else "product", axes, *factors)[0]
 
 
+def bias_db(dy: Array) -> Array:
+    """The sums over all axes but the last, in dy's dtype."""
+    slices, _ = _slices("mean", (0,), dy.reshape(-1, dy.shape[-1]))
+    return add_slices(slices, launch.empty(dy, (dy.shape[-1],)), 1)
+
+
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     return _apply("affine", scale, shift, x)
 
@@ -218,7 +253,7 @@ def standardize(x: Array, mu: Array, rstd: Array) -> Array:
 
 
 def normalize(x: Array, axes: ops.Axes, eps: float) -> tuple[Array, Array, Array, Array]:
-    mu, var, rstd = _means("moments", axes, x, eps=eps)
+    mu, var, rstd = merge_moments(*_slices("moments", axes, x), eps)
     return standardize(x, mu, rstd), rstd, mu, var
 
 
@@ -261,6 +296,17 @@ def _spec(wrapper, arrays, stats, tail, passes) -> Spec:
 
 
 SPECS = (
+    Spec(
+        name="bias_db",
+        wrapper=bias_db,
+        reference=linear.bias_db,
+        make=lambda array, shape: ((array(*shape),), {}),
+        cases=({"shape": (7, 9, 11, 5)}, {"shape": (37, 70)}, {"shape": (1, 1)}),
+        benchmarks=({"shape": (128, 16, 16, 128)},),
+        traffic=lambda itemsize, shape: itemsize * prod(shape),
+        flops=lambda shape: prod(shape),
+        compiles=(("bfloat16", {"shape": (128, 16, 16, 128)}, {}),),
+    ),
     _spec(mean, 2, 0, lambda axes, given: (axes, *given), 2),
     _spec(affine, 1, 2, lambda axes, given: tuple(given), 2),
     _spec(standardize, 1, 2, lambda axes, given: tuple(given), 2),

@@ -1,8 +1,11 @@
 """Random numbers and batches made on the GPU, so that a captured CUDA graph needs nothing from the host.
 
 Philox4x32-10 (Salmon et al. 2011) turns a key and a counter of four 32-bit words into four words. The key is the seed; word 0
-counts within the array, words 1 and 2 are the step: one seed gives 2^64 steps of arrays that never overlap.
+counts within the array, words 1 and 2 are the step, word 3 says which array of the step it is: one seed gives 2^64 steps of 2^32
+arrays that never overlap.
 """
+
+from math import prod
 
 import numpy as np
 import triton
@@ -33,21 +36,50 @@ def _box_muller(u, v):
 
 
 @triton.jit
-def normal_kernel(out_ptr, state_ptr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    QUARTER: tl.constexpr = (SIZE + 3) // 4
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    step = tl.load(state_ptr + 1).to(tl.uint64)
+def _words(state_ptr, offs, STREAM: tl.constexpr):
+    """Four random 32-bit words for each offset."""
     zero = offs * 0
+    step = tl.load(state_ptr + 1).to(tl.uint64)
     low = (step & 0xFFFFFFFF).to(tl.uint32) + zero.to(tl.uint32)
     high = (step >> 32).to(tl.uint32) + zero.to(tl.uint32)
-    a, b, c, d = tl.philox(tl.load(state_ptr).to(tl.uint64), offs.to(tl.uint32), low, high, zero.to(tl.uint32))
-    z0, z1 = _box_muller(a, b)
-    z2, z3 = _box_muller(c, d)
+    stream = zero.to(tl.uint32) + STREAM
+    return tl.philox(tl.load(state_ptr).to(tl.uint64), offs.to(tl.uint32), low, high, stream)
+
+
+@triton.jit
+def _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE: tl.constexpr):
+    """Four values of each offset go to the four quarters of the array, so that neighbours are stored together."""
+    QUARTER: tl.constexpr = (SIZE + 3) // 4
     inside = offs < QUARTER
     tl.store(out_ptr + offs, z0.to(out_ptr.dtype.element_ty), mask=inside)
     tl.store(out_ptr + QUARTER + offs, z1.to(out_ptr.dtype.element_ty), mask=inside & (QUARTER + offs < SIZE))
     tl.store(out_ptr + 2 * QUARTER + offs, z2.to(out_ptr.dtype.element_ty), mask=inside & (2 * QUARTER + offs < SIZE))
     tl.store(out_ptr + 3 * QUARTER + offs, z3.to(out_ptr.dtype.element_ty), mask=inside & (3 * QUARTER + offs < SIZE))
+
+
+@triton.jit
+def normal_kernel(out_ptr, state_ptr, SIZE: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    a, b, c, d = _words(state_ptr, offs, STREAM)
+    z0, z1 = _box_muller(a, b)
+    z2, z3 = _box_muller(c, d)
+    _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE)
+
+
+@triton.jit
+def _uniform(word, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """A uniform variable from 23 bits of a word: exact on (0, 1), where neither end is reached."""
+    return LOW + (HIGH - LOW) * (((word >> 9).to(tl.float32) + 0.5) * 2**-23)
+
+
+@triton.jit
+def uniform_kernel(
+    out_ptr, state_ptr, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    a, b, c, d = _words(state_ptr, offs, STREAM)
+    z0, z1, z2, z3 = _uniform(a, LOW, HIGH), _uniform(b, LOW, HIGH), _uniform(c, LOW, HIGH), _uniform(d, LOW, HIGH)
+    _store_quarters(out_ptr, offs, z0, z1, z2, z3, SIZE)
 
 
 @triton.jit
@@ -59,10 +91,22 @@ def gather_kernel(data_ptr, index_ptr, out_ptr, SIZE: tl.constexpr, ROW: tl.cons
     tl.store(out_ptr + offs, (x * (2.0 / 255.0) - 1.0).to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def normal(out: Array, state: Array) -> None:
-    """Fills `out` with normal variables; state (2,) int64, in device memory: the seed and the step."""
-    grid = (launch.cdiv(launch.cdiv(out.size, 4), CONFIG["BLOCK"]),)
-    launch.run(normal_kernel, grid, out, state, SIZE=out.size, **CONFIG)
+def normal(out: Array, state: Array, stream: int = 0) -> None:
+    """Fills `out` with normal variables; state (2,) int64, in device memory: the seed and the step.
+
+    stream: another number for each array that is drawn in one step, of either distribution.
+    """
+    launch.run(normal_kernel, _grid(out), out, state, SIZE=out.size, STREAM=stream, **CONFIG)
+
+
+def uniform(out: Array, state: Array, ends: tuple[float, float] = (0.0, 1.0), stream: int = 0) -> None:
+    """Fills `out` with uniform variables between the two ends; state and stream as for normal."""
+    constants = {"LOW": float(ends[0]), "HIGH": float(ends[1]), "SIZE": out.size, "STREAM": stream}
+    launch.run(uniform_kernel, _grid(out), out, state, **constants, **CONFIG)
+
+
+def _grid(out: Array) -> tuple[int]:
+    return (launch.cdiv(launch.cdiv(out.size, 4), CONFIG["BLOCK"]),)
 
 
 def gather(data: Array, index: Array, out: Array) -> None:
@@ -86,47 +130,68 @@ def _philox(seed: int, words: list[np.ndarray]) -> list[np.ndarray]:
     return words
 
 
-def _normal_reference(out, state):
+def _words_reference(size, state, stream) -> np.ndarray:
+    """(4, a quarter of the size): the four words of each counter, by Philox in NumPy."""
     seed, step = int(state[0]), int(state[1])
-    count = np.arange(launch.cdiv(out.size, 4), dtype=np.uint64)
-    words = _philox(seed, [count, *(np.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, 0))])
-    u, angle = (
-        ((word >> np.uint64(9)).astype(np.float64) + 0.5) * 2**-23 for word in (np.stack(words[::2]), np.stack(words[1::2]))
-    )
+    count = np.arange(launch.cdiv(size, 4), dtype=np.uint64)
+    return np.stack(_philox(seed, [count, *(np.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, stream))]))
+
+
+def _unit(words):
+    return ((words >> np.uint64(9)).astype(np.float64) + 0.5) * 2**-23
+
+
+def _normal_reference(out, state, stream):
+    words = _words_reference(out.size, state, stream)
+    u, angle = _unit(words[::2]), _unit(words[1::2])
     pairs = np.sqrt(-2 * np.log(u)) * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)])
     out[...] = pairs.swapaxes(0, 1).reshape(-1)[: out.size].reshape(out.shape)
+
+
+def _uniform_reference(out, state, ends, stream):
+    u = _unit(_words_reference(out.size, state, stream))
+    out[...] = (ends[0] + (ends[1] - ends[0]) * u).reshape(-1)[: out.size].reshape(out.shape)
 
 
 def _gather_reference(data, index, out):
     out[...] = data[index.astype(np.int64)] * (2 / 255) - 1
 
 
-def _make_normal(array, shape, step):
+def _make(array, shape, step, stream, **options):
     state = array(2, dtype="int64")
     state[:] = 2**40 + 5, step
-    return (array(*shape), state), {}
+    return (array(*shape), state), {**options, "stream": stream}
+
+
+def _spec(wrapper, reference, flops, **options) -> Spec:
+    z, points = ({"shape": shape, "step": 1, "stream": 0, **options} for shape in ((128, 100), (128, 64, 64, 3)))
+    return Spec(
+        name=wrapper.__name__,
+        wrapper=wrapper,
+        reference=reference,
+        make=_make,
+        cases=(
+            {"shape": (13, 103), "step": 3, "stream": 0, **options},
+            {"shape": (1, 1), "step": 2**33 + 1, "stream": 2**31 + 7, **options},
+        ),
+        benchmarks=(z, points),
+        traffic=lambda itemsize, shape, **_: itemsize * prod(shape),
+        flops=lambda shape, **_: flops * prod(shape),
+        compiles=(("bfloat16", z, {}),),
+        writes=(0,),
+    )
 
 
 SPECS = (
-    Spec(
-        name="normal",
-        wrapper=normal,
-        reference=_normal_reference,
-        make=_make_normal,
-        cases=({"shape": (13, 103), "step": 3}, {"shape": (1, 1), "step": 2**33 + 1}),
-        benchmarks=({"shape": (128, 100), "step": 1},),
-        traffic=lambda itemsize, shape, step: itemsize * shape[0] * shape[1],
-        flops=lambda shape, step: 40 * shape[0] * shape[1],
-        compiles=(("bfloat16", {"shape": (128, 100), "step": 1}, {}),),
-        writes=(0,),
-    ),
+    _spec(normal, _normal_reference, 40),
+    _spec(uniform, _uniform_reference, 24, ends=(-1.0, 3.0)),
     Spec(
         name="gather",
         wrapper=gather,
         reference=_gather_reference,
         make=lambda array, images, N, row: ((array(images, row, dtype="uint8"), array(N, dtype="int32"), array(N, row)), {}),
         cases=({"images": 100, "N": 7, "row": 211},),
-        benchmarks=({"images": 60000, "N": 128, "row": 64 * 64 * 3},),
+        benchmarks=({"images": 6000, "N": 128, "row": 64 * 64 * 3},),
         traffic=lambda itemsize, images, N, row: (1 + itemsize) * N * row,
         flops=lambda images, N, row: 2 * N * row,
         compiles=(("bfloat16", {"images": 100, "N": 128, "row": 64 * 64 * 3}, {}),),

@@ -6,8 +6,9 @@ Everything else asks `array_module(x)` for the module of an array it already has
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
 from types import ModuleType
@@ -58,6 +59,28 @@ def array_module(*arrays) -> ModuleType:
     raise TypeError(f"expected NumPy or CuPy arrays, got {', '.join(libraries)}")
 
 
+_kernels = False  # what use_kernels said
+
+
+@contextmanager
+def use_kernels(on: bool = True) -> Iterator[None]:
+    """Inside, the operations that have a Triton kernel launch it: on CuPy arrays, or on NumPy arrays in Triton's interpreter.
+
+    Where kernels cannot run, the first launch raises UserError: nothing falls back to NumPy or CuPy in silence.
+    """
+    global _kernels
+    before, _kernels = _kernels, on
+    try:
+        yield
+    finally:
+        _kernels = before
+
+
+def kernels_on(*arrays: Array | None) -> bool:
+    """Whether an operation on these arrays goes to its Triton kernel. Raises TypeError when NumPy and CuPy arrays are mixed."""
+    return _kernels and bool(array_module(*arrays))
+
+
 @cache
 def _threads() -> tuple[ThreadPoolExecutor, int, ThreadpoolController]:
     """Python threads, one per core, how many, and the handle on BLAS' own threads."""
@@ -106,6 +129,11 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
         return y
 
     return parts
+
+
+def address(a: Array) -> int:
+    """Where an array begins in memory."""
+    return a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr
 
 
 def to_host(a) -> np.ndarray:

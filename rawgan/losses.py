@@ -11,7 +11,8 @@ one number worth watching: the mean probability that D gives "real" for BCE, the
 
 from dataclasses import dataclass
 
-from rawgan.backend import Array, array_module
+from rawgan.backend import Array, array_module, kernels_on
+from rawgan.kernels import kernels
 from rawgan.layers.embed import one_hot
 from rawgan.ops.act import sigmoid, softplus
 
@@ -28,6 +29,8 @@ class Objective:
         raise NotImplementedError
 
     def score(self, a: Array) -> Array:
+        if kernels_on(a):
+            return kernels.mean_score(a)
         return a.mean()
 
 
@@ -46,16 +49,22 @@ class BCE(Objective):
     minimax: bool = False
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        if kernels_on(a, c):
+            return kernels.bce_discriminator(a, c, self.real_label)
         array_module(a, c)
         loss = (softplus(a) - self.real_label * a).mean() + softplus(c).mean()
         return loss, (sigmoid(a) - self.real_label) / a.size, sigmoid(c) / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
+        if kernels_on(c):
+            return kernels.bce_generator(c, self.minimax)
         if self.minimax:
             return -softplus(c).mean(), -sigmoid(c) / c.size
         return softplus(-c).mean(), (sigmoid(c) - 1) / c.size
 
     def score(self, a: Array) -> Array:
+        if kernels_on(a):
+            return kernels.mean_probability(a)
         return sigmoid(a).mean()
 
 
@@ -64,10 +73,14 @@ class LeastSquares(Objective):
     """D: mean( (a - 1)^2 ) + mean( c^2 );  G: mean( (c - 1)^2 ). Source: Mao et al. 2017 (arXiv:1611.04076), without its 1/2."""
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        if kernels_on(a, c):
+            return kernels.least_squares_discriminator(a, c)
         array_module(a, c)
         return ((a - 1) ** 2).mean() + (c * c).mean(), 2 * (a - 1) / a.size, 2 * c / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
+        if kernels_on(c):
+            return kernels.least_squares_generator(c)
         return ((c - 1) ** 2).mean(), 2 * (c - 1) / c.size
 
 
@@ -79,10 +92,14 @@ class Wasserstein(Objective):
     """
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        if kernels_on(a, c):
+            return kernels.wasserstein_discriminator(a, c)
         xp = array_module(a, c)
         return c.mean() - a.mean(), xp.full_like(a, -1 / a.size), xp.full_like(c, 1 / c.size)
 
     def generator(self, c: Array) -> tuple[Array, Array]:
+        if kernels_on(c):
+            return kernels.wasserstein_generator(c)
         return -c.mean(), array_module(c).full_like(c, -1 / c.size)
 
 
@@ -91,16 +108,22 @@ class Hinge(Objective):
     """D: mean( max(1 - a, 0) ) + mean( max(1 + c, 0) );  G: -mean(c). Source: Lim & Ye 2017 (arXiv:1705.02894)."""
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
+        if kernels_on(a, c):
+            return kernels.hinge_discriminator(a, c)
         xp = array_module(a, c)
         loss = xp.maximum(1 - a, 0).mean() + xp.maximum(1 + c, 0).mean()
         return loss, -(a < 1).astype(a.dtype) / a.size, (c > -1).astype(c.dtype) / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
+        if kernels_on(c):
+            return kernels.wasserstein_generator(c)
         return -c.mean(), array_module(c).full_like(c, -1 / c.size)
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     """mean( log sum_k exp(logits[n,k]) - logits[n,labels[n]] ) and its gradient (softmax - one_hot) / N; logits (N, K)."""
+    if kernels_on(logits, labels):
+        return kernels.cross_entropy(logits, labels)
     xp = array_module(logits, labels)
     shifted = logits - logits.max(1, keepdims=True)
     sums = xp.exp(shifted).sum(1, keepdims=True)
@@ -122,6 +145,8 @@ class ACGAN(Objective):
     labelled = True
 
     def discriminator(self, a: Array, c: Array, real_labels: Array, fake_labels: Array) -> tuple[Array, Array, Array]:
+        if kernels_on(a, c):
+            return kernels.acgan_discriminator(a, c, real_labels, fake_labels, self.source.real_label)
         xp = array_module(a, c)
         loss, da, dc = self.source.discriminator(a[:, :1], c[:, :1])
         real_loss, da_class = cross_entropy(a[:, 1:], real_labels)
@@ -129,9 +154,13 @@ class ACGAN(Objective):
         return loss + real_loss + fake_loss, xp.concatenate([da, da_class], 1), xp.concatenate([dc, dc_class], 1)
 
     def generator(self, c: Array, labels: Array) -> tuple[Array, Array]:
+        if kernels_on(c, labels):
+            return kernels.acgan_generator(c, labels, self.source.minimax)
         loss, dc = self.source.generator(c[:, :1])
         class_loss, dc_class = cross_entropy(c[:, 1:], labels)
         return loss + class_loss, array_module(c).concatenate([dc, dc_class], 1)
 
     def score(self, a: Array) -> Array:
+        if kernels_on(a):
+            return kernels.mean_probability(a, a.shape[1])
         return self.source.score(a[:, :1])

@@ -6,7 +6,8 @@
 theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have theta's shape and dtype.
 """
 
-from rawgan.backend import Array, array_module
+from rawgan.backend import Array, array_module, kernels_on
+from rawgan.kernels import kernels
 from rawgan.layers.parameters import Parameters
 
 
@@ -28,6 +29,11 @@ class Optimizer:
 
     def update(self, theta: Array, g: Array, **slots: Array) -> None:
         raise NotImplementedError
+
+    def clock(self) -> tuple[Array, Array]:
+        """t and lr as arrays of one number where the parameters live: the kernels read them there."""
+        xp = array_module(self.parameters.flat)
+        return xp.full(1, self.t, xp.int32), xp.full(1, self.lr, xp.float32)
 
 
 class SGD(Optimizer):
@@ -60,6 +66,8 @@ class Adam(Optimizer):
         self.lr, self.betas, self.eps = lr, betas, eps
 
     def update(self, theta, g, m, v):
+        if kernels_on(theta, g):
+            return kernels.adam(theta, g, m, v, *self.clock(), self.betas, self.eps)
         beta1, beta2 = self.betas
         xp = array_module(theta)
         m *= beta1  # 3
@@ -85,6 +93,8 @@ class RMSprop(Optimizer):
         self.lr, self.rho, self.eps, self.decay = lr, rho, eps, decay
 
     def update(self, theta, g, v):
+        if kernels_on(theta, g):
+            return kernels.rmsprop(theta, g, v, *self.clock(), self.rho, self.eps, self.decay)
         xp = array_module(theta)
         v *= self.rho
         v += (1 - self.rho) * (g * g)

@@ -14,7 +14,8 @@ layer. Source: Gulrajani et al. 2017 (arXiv:1704.00028); Pearlmutter 1994.
 
 from dataclasses import dataclass
 
-from rawgan.backend import Array, array_module
+from rawgan.backend import Array, array_module, kernels_on
+from rawgan.kernels import kernels
 from rawgan.layers import BatchNorm, Sequential, leaves
 from rawgan.layers.base import Grads
 
@@ -28,6 +29,27 @@ def couples_samples(critic: Sequential) -> str | None:
                 " one per sample; LayerNorm or InstanceNorm do not"
             )
     return None
+
+
+def squared_norms(g: Array) -> Array:
+    """|g[n]|^2 (N,), each a sum over the whole of sample n; g (N, ...)."""
+    if kernels_on(g):
+        return kernels.squared_norms(g)
+    return (g * g).reshape(len(g), -1).sum(1)
+
+
+def scale_samples(g: Array, factor: Array) -> Array:
+    """factor[n] g[n]: g (N, ...), factor (N,)."""
+    if kernels_on(g, factor):
+        return kernels.scale_samples(g, factor)
+    return g * factor.reshape(-1, *[1] * (g.ndim - 1))
+
+
+def interpolate(real: Array, fake: Array, alpha: Array) -> Array:
+    """alpha[n] real[n] + (1 - alpha[n]) fake[n]: real and fake (N, ...), alpha (N, 1, ..., 1)."""
+    if kernels_on(real, fake, alpha):
+        return kernels.interpolate(real, fake, alpha)
+    return alpha * real + (1 - alpha) * fake
 
 
 class Penalty:
@@ -50,16 +72,16 @@ class Penalty:
         scores, cache = critic.forward(x if condition is None else (x, condition), train)  # 1
         dys = critic.upstream(xp.ones_like(scores), cache)  # 2
         g = dys[0]
-        squared = (g * g).reshape(len(g), -1).sum(1)
+        squared = squared_norms(g)
         penalty, factor = self.value(squared)
-        ddx = g * factor.reshape(-1, *[1] * (g.ndim - 1))
+        ddx = scale_samples(g, factor)
         _, _, grads = critic.double_backward(ddx, dys[-1], cache, need_ddy=False, need_dx=False, dys=dys)  # 3, 4
         return penalty, grads, xp.sqrt(squared)
 
 
 def uniform(rng, like: Array, shape: tuple[int, ...]) -> Array:
-    """U(0, 1) of `shape`, with the dtype of `like` and where `like` lives."""
-    return array_module(like).asarray(rng.random(shape).astype(like.dtype))
+    """U(0, 1) of `shape`, where `like` lives and with its dtype: float32 beside bfloat16, which NumPy holds as integers."""
+    return array_module(like).asarray(rng.random(shape).astype(like.dtype if like.dtype.kind == "f" else "float32"))
 
 
 def per_sample(rng, like: Array) -> Array:
@@ -80,10 +102,11 @@ class WGANGP(Penalty):
     one_sided: bool = False
 
     def points(self, real, fake, rng):
-        alpha = per_sample(rng, real)
-        return alpha * real + (1 - alpha) * fake
+        return interpolate(real, fake, per_sample(rng, real))
 
     def value(self, squared):
+        if kernels_on(squared):
+            return kernels.wgan_gp_value(squared, self.weight, self.one_sided)
         xp = array_module(squared)
         norm = xp.sqrt(squared)
         excess = norm - 1
@@ -103,6 +126,8 @@ class R1(Penalty):
         return real
 
     def value(self, squared):
+        if kernels_on(squared):
+            return kernels.r1_value(squared, self.weight)
         xp = array_module(squared)
         return self.weight / 2 * squared.mean(), xp.full_like(squared, self.weight / len(squared))
 
@@ -119,4 +144,6 @@ class DRAGAN(WGANGP):
     spread: float = 0.5
 
     def points(self, real, fake, rng):
+        if real.dtype.kind != "f":
+            raise TypeError(f"the points of DRAGAN are computed in float32 or float64, got {real.dtype} images")
         return real + per_sample(rng, real) * (self.spread * real.std()) * uniform(rng, real, real.shape)

@@ -1,4 +1,4 @@
-"""What the tests of operations and layers share: one tolerance, one comparison, and the checks that every layer has to pass.
+"""What the tests of operations and layers share: PyTorch in this project's words, and the checks that every layer has to pass.
 
 The reference is float64 PyTorch on the CPU. Its functions take tensors in this project's layout, images (N, H, W, C) and weights
 (K, R, S, C); tests/twins.py says how they become PyTorch's.
@@ -6,48 +6,14 @@ The reference is float64 PyTorch on the CPU. Its functions take tensors in this 
 
 import numpy as np
 import torch
+from tolerance import assert_close
 from torch.func import functional_call
 from twins import MAKE, NAMES, to_nchw, to_nhwc
 
 from rawgan.backend import CPU, array_module, to_host
 from rawgan.layers import Parameters, leaves
 
-# Comparison
-
-
-def tolerance(dtype, want, terms=1, bound=None, scale=None, order=1):
-    """The allowed |got - want|, entry by entry; the only numbers of this kind are here.
-
-        float64          1e-10 (|want| + scale),  scale = max |want| unless given
-        lower, bilinear  4 u sqrt(terms) bound,   bound = T(|x|, |w|), terms = T(1, 1): how many products are summed
-        lower, others    16 u sqrt(terms) (|want| + scale)
-
-    u is half the distance from 1 to the next number. Derivatives of second order (order=2) get twice that in lower precision.
-    """
-    if scale is None:
-        scale = np.abs(want).max(initial=0)
-    if np.dtype(dtype) == np.float64:
-        return 1e-10 * (np.abs(want) + scale)
-    u = float(np.finfo(dtype).eps) / 2
-    if bound is not None:
-        return 4 * order * u * np.sqrt(terms) * bound
-    return 16 * order * u * np.sqrt(terms) * (np.abs(want) + scale)
-
-
-def assert_close(got, want, name="value", dtype=None, **kind):
-    """The shapes are equal, and no entry differs by more than tolerance(dtype, want, **kind); dtype is got's unless given."""
-    got, want = np.asarray(to_host(got)), np.asarray(want, np.float64)
-    assert got.shape == want.shape, f"{name}: got shape {got.shape}, want {want.shape}"
-    allowed = np.broadcast_to(tolerance(dtype or got.dtype, want, **kind), want.shape)
-    error = np.abs(got.astype(np.float64) - want)
-    wrong = ~(error <= allowed)  # so that NaN is wrong
-    if wrong.any():
-        excess = np.where(wrong, np.nan_to_num(error - allowed, nan=np.inf), -1)
-        worst = tuple(map(int, np.unravel_index(excess.argmax(), want.shape)))
-        raise AssertionError(
-            f"{name}: {wrong.sum()} of {wrong.size} entries differ; the worst, at {worst}: "
-            f"got {got[worst]!s}, want {want[worst]!s}, difference {error[worst]:.3g}, allowed {allowed[worst]:.3g}"
-        )
+# Comparison to the last bit; the one with a tolerance is in tolerance.py
 
 
 def assert_same(got, want, name="value"):

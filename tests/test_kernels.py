@@ -83,6 +83,23 @@ def test_import_has_no_side_effects():
     assert python("-c", code).strip() == "[]"
 
 
+def test_record_and_repeat():
+    """What was recorded computes again from what the arrays hold by then."""
+    code = """
+import numpy as np
+from rawgan.kernels import kernels, launch
+x = np.arange(-3, 3, dtype="float32")
+with launch.record() as launches:
+    y = kernels.relu(kernels.leaky_relu(x, 0.5))
+x[:] = x[::-1].copy()
+for again in launches:
+    again()
+print(y.tolist(), [again.name for again in launches], launch.launched["act_kernel"])
+"""
+    want = "[2.0, 1.0, 0.0, 0.0, 0.0, 0.0] ['act_kernel', 'act_kernel'] 2\n"
+    assert python("-c", code, TRITON_INTERPRET="1") == want
+
+
 def test_no_silent_fallback():
     """NumPy arrays without the interpreter, a mixture, and arrays that no kernel takes."""
     x = np.ones((4, 4), np.float32)

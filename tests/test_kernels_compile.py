@@ -119,6 +119,28 @@ def test_compiles_within_the_machine(compiled, name, i, capability):
         assert kernels[0]["tensor_core"], f"no tensor cores: {kernels[0]}"
 
 
+def is_fast(name, i):
+    """Whether this is a descriptor form in bfloat16 at 128x128."""
+    dtype, _, how = specs()[name].compiles[i]
+    config = how.get("config", {})
+    return how.get("form") == "descriptor" and dtype == "bfloat16" and config.get("BLOCK_M") == config.get("BLOCK_N") == 128
+
+
+FAST = [(name, i) for name, i, capability in ROWS if capability == 90 and is_fast(name, i)]
+
+
+@pytest.mark.parametrize("name, i, capability", [(name, i, 90) for name, i in FAST])
+def test_fast_convolutions_are_lean(compiled, name, i, capability):
+    """At most 100 instructions in a step of the main loop, whose matrices wgmma multiplies."""
+    kernel = compiled[name, i, capability][0]
+    assert kernel["tensor_core"] == ["HGMMA"]
+    assert kernel["step"] <= 100, kernel
+
+
+def test_fast_convolutions_are_all_there():
+    assert [name for name, _ in FAST] == ["conv2d", "conv2d_dx", "conv2d_dw"]
+
+
 def describe(row, kernel):
     name, i, capability = row
     dtype, case, how = specs()[name].compiles[i]

@@ -1,7 +1,7 @@
 """The launch on CuPy arrays, without a GPU: a CUDA driver of a few lines in C writes down what it is asked to launch.
 
-It shows that Triton's launcher gets CuPy's stream, the arrays' addresses and the grid, and that a repeat passes the JIT by; what a
-kernel computes is shown elsewhere.
+It shows that Triton's launcher gets CuPy's stream, the arrays' addresses and the grid, that a repeat passes the JIT by, and that
+what was recorded can be started again; what a kernel computes is shown elsewhere.
 """
 
 import os
@@ -21,7 +21,7 @@ int cuLaunchKernelEx(const Config *c, void *function, void **params, void **extr
   return fflush(stdout);
 }
 int cuPointerGetAttribute(unsigned long long *p, int attribute, unsigned long long address) { *p = address; return 0; }
-int cuDeviceGetAttribute(int *v, int attribute, int device) { *v = attribute == 75 ? 9 : attribute == 76 ? 0 : 65536; return 0; }
+int cuDeviceGetAttribute(int *v, int attribute, int device) { *v = attribute == 75 ? 9 : attribute == 76 ? 0 : 232448; return 0; }
 int cuFuncGetAttribute(int *v, int attribute, void *function) { *v = attribute == 0 ? 1024 : 0; return 0; }
 int cuCtxGetCurrent(void **p) { *p = (void *)1; return 0; }
 int cuModuleLoadData(void **p, const void *image) { *p = (void *)1; return 0; }
@@ -48,19 +48,32 @@ cuda = Names(
 class Array:  # as much of a cupy.ndarray as a launch looks at
     __module__ = "cupy"
     def __init__(self, shape, dtype, address=0x2000):
+        self.itemsize = np.dtype(dtype).itemsize
         self.shape, self.dtype, self.size, self.ndim = shape, np.dtype(dtype), int(np.prod(shape)), len(shape)
         self.data, self.device = Names(ptr=address), cuda.Device(0)
         self.flags = Names(c_contiguous=True)
+    def reshape(self, n, _):
+        return Array((n, self.size // n), self.dtype, self.data.ptr)
+    def __len__(self):
+        return self.shape[0]
 class Cupy:
     def __init__(self):
         self.cuda, self.empty = cuda, Array
 backend._cupy = lambda cupy=Cupy(): (cupy, "")
 
 kernels.relu(Array((3000,), "uint16", 0x1000))
+x, w = Array((128, 16, 16, 128), "uint16"), Array((256, 4, 4, 128), "uint16")
+kernels.conv2d(x, w, None, 2, 1)  # its first two arguments are tensor maps
 jit = launch.run.__globals__["triton"].runtime.jit.JITFunction
 jit.run = None  # from here on a launch through the JIT fails
 stream.ptr = 0x900
-kernels.relu(Array((3000,), "uint16", 0x4000))
+with launch.record() as launches:
+    kernels.relu(Array((3000,), "uint16", 0x4000))
+    kernels.conv2d(x, w, None, 2, 1)
+stream.ptr = 0xa00
+for again in launches:
+    again()
+print(*(again.name for again in launches), launch.launched["act_kernel"])
 try:
     kernels.relu(Array((3000,), "uint16", 0x1002))  # not aligned: another kernel
 except TypeError:
@@ -82,9 +95,15 @@ def test_launch_from_cupy_arrays(tmp_path):
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    said = [line if "grid 3" in line else line.split(" pointers")[0] for line in done.stdout.splitlines()]
+    assert said == [
         "launch grid 3 1 1 stream 0x700 pointers 1000 2000",
+        "launch grid 256 1 1 stream 0x700",
         "launch grid 3 1 1 stream 0x900 pointers 4000 2000",
+        "launch grid 256 1 1 stream 0x900",
+        "launch grid 3 1 1 stream 0xa00 pointers 4000 2000",
+        "launch grid 256 1 1 stream 0xa00",
+        "act_kernel conv2d_box_kernel 2",
         "compiles again",
         "False",
     ]

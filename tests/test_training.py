@@ -1,5 +1,8 @@
 """The loop around the step: what is sampled, what it is fed, and the mistakes people make there."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from reference import assert_close
@@ -133,6 +136,18 @@ class Script(Follower):
 
     def explain(self, done):
         return f"explained at {done}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_between_two_steps(number, tmp_path):
+    def loss(done):
+        if done == 4:
+            os.kill(os.getpid(), number)
+        return 1.0
+
+    run, before = RunFolder.new(tmp_path / "run", {}, {"metrics": ("step", "loss")}), signal.getsignal(number)
+    assert follow(run, Script(loss), {"loss": {"loss": "loss"}}, steps=50, batch=1, sample_every=100) == 5
+    assert signal.getsignal(number) == before and (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_made(tmp_path):

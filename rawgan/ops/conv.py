@@ -9,7 +9,8 @@ x is (N, H, W, C), w (K, R, S, C), y (N, P, Q, K). `stride` is a number or (heig
 or ((top, bottom), (left, right)): only top and left enter the form, bottom and right only the size of the output.
 """
 
-from rawgan.backend import Array, array_module, over_batch
+from rawgan.backend import Array, array_module, kernels_on, over_batch
+from rawgan.kernels import kernels
 
 Pair = int | tuple[int, int]
 Pad = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
@@ -51,6 +52,8 @@ def conv2d(x: Array, w: Array, b: Array | None = None, stride: Pair = 1, pad: Pa
     x (N, H, W, C), w (K, R, S, C), b (K,) or None; y (N, P, Q, K), P = (H + top + bottom - R) // stride + 1.
     Derivatives: conv2d_dx, conv2d_dw, bias_db. Source: Dumoulin & Visin 2016 (arXiv:1603.07285).
     """
+    if kernels_on(x, w, b):
+        return kernels.conv2d(x, w, b, stride, pad)
     xp = array_module(x, w, b)
     K, R, S, C = w.shape
     (sh, sw), (ph, pw) = pair(stride), pads(pad)
@@ -76,6 +79,8 @@ def conv2d_dx(dy: Array, w: Array, size: tuple[int, int], stride: Pair = 1, pad:
     rows and several H give the same P. One product per tap, added where the tap reaches: pixels no tap reaches stay exactly 0.
     Derivatives: conv2d(., w) in dy, conv2d_dw(., dy) in w.
     """
+    if kernels_on(dy, w):
+        return kernels.conv2d_dx(dy, w, size, stride, pad)
     xp = array_module(dy, w)
     N, P, Q, K = dy.shape
     _, R, S, C = w.shape
@@ -101,6 +106,8 @@ def conv2d_dw(x: Array, dy: Array, kernel: Pair, stride: Pair = 1, pad: Pad = 0)
 
     x (N, H, W, C), dy (N, P, Q, K); dw (K, R, S, C) with (R, S) = kernel. Summed over the batch, not averaged.
     """
+    if kernels_on(x, dy):
+        return kernels.conv2d_dw(x, dy, kernel, stride, pad)
     xp = array_module(x, dy)
     (R, S), ((top, _), (left, _)) = pair(kernel), pads(pad)
     (N, P, Q, K), C = dy.shape, x.shape[3]

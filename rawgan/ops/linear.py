@@ -1,6 +1,7 @@
 """The linear map: three contractions of T(x, w, y) = sum over n,k,c of x[n,c] w[k,c] y[n,k]."""
 
-from rawgan.backend import Array, array_module
+from rawgan.backend import Array, array_module, kernels_on
+from rawgan.kernels import kernels
 
 
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
@@ -10,6 +11,8 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
 
     x (N, C), w (K, C), b (K,) or None; y (N, K). Derivatives: linear_dx, linear_dw, bias_db.
     """
+    if kernels_on(x, w, b):
+        return kernels.linear(x, w, b)
     array_module(x, w, b)
     y = x @ w.T
     return y if b is None else y + b
@@ -22,6 +25,8 @@ def linear_dx(dy: Array, w: Array) -> Array:
 
     dy (N, K), w (K, C); dx (N, C). Derivatives: linear(., w) in dy, linear_dw(., dy) in w.
     """
+    if kernels_on(dy, w):
+        return kernels.linear_dx(dy, w)
     array_module(dy, w)
     return dy @ w
 
@@ -33,6 +38,8 @@ def linear_dw(x: Array, dy: Array) -> Array:
 
     x (N, C), dy (N, K); dw (K, C). Summed over the batch, not averaged: the 1/N is in the loss.
     """
+    if kernels_on(x, dy):
+        return kernels.linear_dw(x, dy)
     array_module(x, dy)
     return dy.T @ x
 
@@ -44,6 +51,8 @@ def bias_db(dy: Array) -> Array:
 
     dy (..., K); db (K,). Written as a product with a row of ones, which BLAS sums faster than a reduction does.
     """
+    if kernels_on(dy):
+        return kernels.bias_db(dy)
     xp = array_module(dy)
     dy = dy.reshape(-1, dy.shape[-1])
     return xp.ones(len(dy), dy.dtype) @ dy

@@ -18,7 +18,8 @@ Nothing divides by gamma, so gamma may be exactly 0.
 
 from math import prod
 
-from rawgan.backend import Array, array_module, elementwise
+from rawgan.backend import Array, array_module, elementwise, kernels_on
+from rawgan.kernels import kernels
 
 Axes = tuple[int, ...]
 
@@ -28,6 +29,8 @@ def mean(axes: Axes, *factors: Array) -> Array:
 
     Summed within each sample first, then over the samples: one long sum in float32 would lose digits as it grows.
     """
+    if kernels_on(*factors):
+        return kernels.mean(axes, *factors)
     xp = array_module(*factors)
     shape, letters = factors[0].shape, "nhwc"[: factors[0].ndim]
     kept = "".join(letter for axis, letter in enumerate(letters) if axis == 0 or axis not in axes)
@@ -40,12 +43,16 @@ def mean(axes: Axes, *factors: Array) -> Array:
 @elementwise
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """y = scale x + shift; scale and shift broadcast over x."""
+    if kernels_on(x, scale, shift):
+        return kernels.affine(x, scale, shift)
     return x * scale + shift
 
 
 @elementwise
 def standardize(x: Array, mu: Array, rstd: Array) -> Array:
     """xhat = (x - mean) rstd; mean and rstd broadcast over x."""
+    if kernels_on(x, mu, rstd):
+        return kernels.standardize(x, mu, rstd)
     return (x - mu) * rstd
 
 
@@ -58,6 +65,8 @@ def normalize(x: Array, axes: Axes, eps: float) -> tuple[Array, Array, Array, Ar
     second pass: E(x^2) - mean^2 loses all digits when the mean is large. Derivatives: normalize_dx, normalize_dx2.
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
+    if kernels_on(x):
+        return kernels.normalize(x, axes, eps)
     xp = array_module(x)
     mu = mean(axes, x)
     centred = standardize(x, mu, x.dtype.type(1))
@@ -77,6 +86,8 @@ def normalize_dx(dxhat: Array, xhat: Array, rstd: Array, axes: Axes) -> Array:
 
     dxhat and xhat of x's shape, rstd with the reduced axes as 1; with rstd = 1 it is P itself.
     """
+    if kernels_on(dxhat, xhat, rstd):
+        return kernels.normalize_dx(dxhat, xhat, rstd, axes)
     return _minus(dxhat, xhat, mean(axes, dxhat), mean(axes, xhat, dxhat), rstd)
 
 
@@ -87,6 +98,8 @@ def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes
 
     All of x's shape but rstd. The first term differentiates rstd (its gradient is -rstd^2 xhat / M), the second xhat.
     """
+    if kernels_on(ddx, dxhat, xhat, rstd):
+        return kernels.normalize_dx2(ddx, dxhat, xhat, rstd, axes)
     one = xhat.dtype.type(1)
     scale = mean(axes, ddx, normalize_dx(dxhat, xhat, one, axes))
     mixed = mean(axes, dxhat, xhat) * ddx + mean(axes, ddx, xhat) * dxhat

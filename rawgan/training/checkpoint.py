@@ -74,5 +74,5 @@ def checksum(arrays: dict[str, np.ndarray], text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, on one line of moderate length."""
+    return " ".join(str(error)[:200].split()) or type(error).__name__

@@ -1,6 +1,5 @@
 """What goes wrong in the training of a GAN, said in words: while it runs, and where a run broke off."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -14,8 +13,8 @@ from rawgan.losses import ACGAN, BCE, Hinge, LeastSquares
 from rawgan.models.recipes import Recipe
 
 PATIENCE = 10  # lines of metrics in a row that say the same, before it is said
-EXPLODING = 100  # times the median gradient norm of the lines before
-VANISHING = 1e-6  # gradient norm of all of a player
+EXPLODING, LARGE, HUGE = 100, 1e3, 1e5  # so many times the median gradient norm before and LARGE, or HUGE anyway
+VANISHING, TINY = 1e-3, 1e-7  # of the median gradient norm of the first lines, or TINY anyway
 EARLY = 1000  # steps in which samples that are still all alike are no collapse, unless they were varied before
 COLLAPSED = 0.2  # mean distance of two samples, of that of two real pictures
 
@@ -25,7 +24,7 @@ class Doctor:
 
     def __init__(self, recipe: Recipe, real: np.ndarray):
         self.recipe, self.real_spread, self.varied = recipe, spread(real), False
-        self.before: dict[str, deque] = {}
+        self.lines: dict[str, list[float]] = {}  # the gradient norm of each player, line by line
         self.held: dict[str, int] = {}
 
     def listen(self, done: int, row: dict[str, float], norms: dict[str, float]) -> list[str]:
@@ -34,17 +33,17 @@ class Doctor:
         said = self.lasting("saturated", bool(sure), PATIENCE, f"step {done}: {sure}")
         for who in ("generator", "discriminator"):
             own = {name: norm for name, norm in norms.items() if name.startswith(f"{who}.")}
-            total, earlier = float(np.hypot.reduce(list(own.values()))), self.before.setdefault(who, deque(maxlen=50))
-            usual = median(earlier) if len(earlier) >= PATIENCE else 0
-            words = f"step {done}: the gradient of the {who} explodes: its norm, {usual:.3g} before, is {total:.3g}, most of it in"
+            total, lines = float(np.hypot.reduce(list(own.values()))), self.lines.setdefault(who, [])
+            usual, first = (median(some) if len(lines) >= PATIENCE else 0 for some in (lines[-50:], lines[:PATIENCE]))
+            explodes = total > HUGE or (total > max(EXPLODING * usual, LARGE) and usual > 0)
+            before = f", {usual:.3g} in the lines before" if usual else ""
+            words = f"step {done}: the gradient of the {who} explodes: its norm is {total:.3g}{before}, most of it in"
             words += f" {max(own, key=own.get)}; try a smaller --lr, or a recipe with a gradient penalty"
-            said += self.lasting(f"{who} explodes", total > EXPLODING * usual > 0, 1, words)
-            words = (
-                f"step {done}: the gradient of the {who} vanishes: its norm is {total:.3g}, and it no longer learns; try a new run"
-            )
+            said += self.lasting(f"{who} explodes", explodes, 1, words)
+            words = f"step {done}: the gradient of the {who} vanishes: its norm is {total:.3g}, and it hardly learns; try a new run"
             words += " with a smaller --lr, with --real-label 0.9, or of a Wasserstein recipe such as wgan_gp"
-            said += self.lasting(f"{who} vanishes", total < VANISHING, PATIENCE, words)
-            earlier.append(total)
+            said += self.lasting(f"{who} vanishes", total < max(VANISHING * first, TINY), PATIENCE, words)
+            lines.append(total)
         return said
 
     def saturated(self, row: dict[str, float]) -> str:
@@ -114,7 +113,8 @@ def watched(gan: GAN) -> Iterator[None]:
     try:
         for who, path, leaf in layers:
             for kind in PASSES:
-                setattr(leaf, kind, checking(getattr(leaf, kind), f"the {PASSES[kind]} of the {who}'s layer {path}, {leaf!r}"))
+                where = f"the {PASSES[kind]} of the {who}'s layer {path}, {leaf!r}"
+                setattr(leaf, kind, checking(getattr(leaf, kind), where, 1 if kind == "forward" else None))
         for who, (net, optimizer) in players.items():
             optimizer.step = checking_update(optimizer.step, net, who)
         gan.objective = Watched(objective)
@@ -137,12 +137,12 @@ class Watched:
         self.generator = checking(objective.generator, "the generator's loss")
 
 
-def checking(f: Callable, where: str) -> Callable:
-    """f, raising Overflow where what it returns is not finite; a layer's cache is not looked at."""
+def checking(f: Callable, where: str, first: int | None = None) -> Callable:
+    """f, raising Overflow where one of the things that it returns, or only of the `first` of them, is not finite."""
 
     def run(*args, **options):
         result = f(*args, **options)
-        for value in result[:1] if "forward" in where else result:
+        for value in result[:first]:
             for a in value.values() if isinstance(value, dict) else (value,):
                 if not finite(a):
                     raise Overflow(where)

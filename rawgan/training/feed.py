@@ -21,6 +21,8 @@ class Feed:
 
     def __init__(self, recipe: Recipe, data: Images, batch: int, random: Random, device: Device, flip: bool = False):
         self.recipe, self.data, self.batch, self.random, self.device, self.flip = recipe, data, batch, random, device, flip
+        for name in ("z", *(["labels"] if recipe.classes else []), *(["flip"] if flip else [])):
+            random.stream(name)  # there from the start, so that a state can be held against it
         self.order = Batches(data, batch, random.stream("data"))
         if recipe.classes and (data.labels is None or data.labels.max() >= recipe.classes):
             raise UserError(f"{recipe.name} needs labels from 0 to {recipe.classes - 1}, which {data.name} does not have")
@@ -61,8 +63,8 @@ class Feed:
         return {"random": self.random.state(), "position": self.order.position()}
 
     def restore(self, state: dict) -> None:
-        """Goes back to what `state()` said."""
-        self.random.restore(state["random"])
+        """Goes back to what `state()` said. Raises ValueError for the state of another feed."""
+        restore_streams(self.random, state["random"])
         self.order.seek(state["position"])
 
 
@@ -90,6 +92,13 @@ class Ahead:
     def close(self) -> None:
         """Ends the thread; the feed is then one step ahead of what was taken."""
         self.pool.shutdown()
+
+
+def restore_streams(random: Random, state: dict) -> None:
+    """Random.restore. Raises ValueError unless seed and streams are those that there are already."""
+    if state["seed"] != random.seed or state["streams"].keys() != random.state()["streams"].keys():
+        raise ValueError("other random streams")
+    random.restore(state)
 
 
 def on_device(samples: Samples, device: Device) -> Samples:

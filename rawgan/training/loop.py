@@ -99,7 +99,7 @@ class Follower:
         """Called after a line of metrics was written."""
 
     def sound(self) -> bool:
-        """Whether all parameters are finite."""
+        """Whether all parameters, running statistics and slots of optimizers are finite."""
         return True
 
     def save(self, done: int) -> None:
@@ -110,7 +110,7 @@ class Follower:
         return ""
 
     def finish(self) -> None:
-        """Called when the training has ended well, after everything else was written."""
+        """Called when the training has ended well, before the weights are written."""
 
 
 def follow(
@@ -144,29 +144,30 @@ def follow(
                     speed = (done - first) * batch / (time.perf_counter() - start)
                     bar.set_postfix_str(f"{follower.say(row)}, {speed:.0f} images/s", refresh=False)
                     if not all(map(math.isfinite, row.values())):
+                        save_curves(run.path / "losses.png", run.metrics, panels)
                         raise not_finite(follower, done)
                     follower.logged(done, row)
                 if done % sample_every == 0 and done < steps:
                     follower.draw(done)
                     drawn = done
                 if checkpoint_every and done % checkpoint_every == 0 and done < steps:
-                    checked_save(follower, done)
-            if checkpoint_every:
-                checked_save(follower, done)
-        run.save_weights(follower.weights())
-        if drawn != done:
-            follower.draw(done)
-        follower.finish()
-    finally:
+                    checked_save(follower, done, metrics)
+            if drawn != done:
+                follower.draw(done)
+            if checkpoint_every and done > first:
+                checked_save(follower, done, metrics)
         if run.metrics:
             save_curves(run.path / "losses.png", run.metrics, panels)
+        follower.finish()
+        run.save_weights(follower.weights())  # the last: a run that has them has everything
+    finally:
         run.close()
     return done
 
 
-def checked_save(follower: Follower, done: int) -> None:
-    """A checkpoint, unless a parameter is no longer finite: then UserError."""
-    if not follower.sound():
+def checked_save(follower: Follower, done: int, metrics: dict[str, Array]) -> None:
+    """A checkpoint, unless a metric or a parameter is no longer finite: then UserError."""
+    if not (all(math.isfinite(float(value)) for value in metrics.values()) and follower.sound()):
         raise not_finite(follower, done)
     follower.save(done)
 

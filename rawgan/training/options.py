@@ -110,8 +110,9 @@ def to_config(options: Options) -> dict:
 def from_config(config: dict, path: Path) -> Options:
     """The options that a run was started with, out of its config.json at `path`. Raises UserError, naming what is not usable."""
     for name, usable in FIELDS.items():
-        if not usable(config.get(KEYS.get(name, name))):
-            raise UserError(f"{path} has no usable {KEYS.get(name, name)}: the run cannot go on from it")
+        key = KEYS.get(name, name)
+        if key not in config or not usable(config[key]):
+            raise UserError(f"{path} has no usable {key}: the run cannot go on from it")
     return Options(**{name: config[KEYS.get(name, name)] for name in FIELDS})
 
 

@@ -1,16 +1,24 @@
 """The folder of a run: what it was told, what it measured, what it drew, what it learned."""
 
 import csv
+import errno
 import io
 import json
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import rawgan
 from rawgan.errors import UserError
@@ -202,6 +210,29 @@ class RunFolder:
     def close(self) -> None:
         for table in self.tables.values():
             table.file.close()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else trains in the folder meanwhile; the lock ends with the process, however that ends. Raises UserError.
+
+    On systems, and file systems, that lock no folders it does nothing.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is training in {folder}: wait for its end, or stop it") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_config(folder: Path, config: dict) -> None:

@@ -19,11 +19,11 @@ from rawgan.random import Random
 from rawgan.training.board import Board, open_board
 from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rawgan.training.diagnosis import Doctor, first_overflow
-from rawgan.training.feed import Ahead, Feed
+from rawgan.training.feed import Ahead, Feed, restore_streams
 from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
-from rawgan.training.options import Options, from_config, read_config, to_config
+from rawgan.training.options import Options, from_config, read_config, to_config, whole
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
-from rawgan.training.run import RunFolder, free_folder, write_config
+from rawgan.training.run import RunFolder, free_folder, locked, write_config
 
 
 class Session:
@@ -44,7 +44,7 @@ class Session:
         self.columns = self.recipe.classes or 8  # of a sample grid
         self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
         self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
-        self.done, self.ahead = 0, None
+        self.done, self.ahead, self.fingerprint = 0, None, fingerprint(images)
 
     @property
     def players(self) -> dict[str, Sequential]:
@@ -86,7 +86,7 @@ class Session:
         found = {"recipe": self.recipe.name, "classes": self.recipe.classes, "size": H, "channels": C}
         found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
         found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
-        return found | {"pictures": fingerprint(self.images)}
+        return found | {"pictures": self.fingerprint}
 
     def facts(self) -> dict:
         """All that changes and is no array."""
@@ -100,6 +100,8 @@ class Session:
         said, here = facts.get("of"), self.identity()
         if not isinstance(said, dict):
             raise UserError(f"{path} does not say of which run it is")
+        if said.get("pictures") != here["pictures"]:
+            raise UserError(f"{path} was trained on other pictures: those in {self.options.data} have changed since")
         for name, value in here.items():
             if said.get(name) != value:
                 raise UserError(
@@ -112,13 +114,15 @@ class Session:
             if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
                 raise UserError(f"{path} does not fit this run: {name} is {arrays[name].shape}, wanted {a.shape}")
         try:
-            self.random.restore(facts["random"])
+            restore_streams(self.random, facts["random"])
             self.feed.restore(facts["feed"])
+            self.done, counts = facts["step"], facts["t"]
             for who, optimizer in self.optimizers.items():
-                optimizer.t = int(facts["t"][who])
-            self.done = int(facts["step"])
+                optimizer.t = counts[who]
+            if not all(map(whole(0, 10**18), (self.done, *(optimizer.t for optimizer in self.optimizers.values())))):
+                raise ValueError("a count that is none")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"{path} says nothing usable of the random streams: it is damaged, or of another version") from error
+            raise UserError(f"{path} says nothing usable of its step and random streams: it is of another version") from error
         parameters = {who: o.parameters for who, o in self.optimizers.items()}
         parameters |= {"average": self.average.parameters} if self.average else {}
         for who, vector in parameters.items():
@@ -187,7 +191,8 @@ def start(options: Options, out: Path | None = None) -> tuple[int, int]:
     folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
     config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | {"path": session.device.path}
     run = RunFolder.new(folder, config, tables(session)[0])
-    return go_on(session, run, board), options.steps
+    with locked(run.path):
+        return go_on(session, run, board), options.steps
 
 
 def resume(folder: Path, **changes) -> tuple[int, int]:
@@ -199,16 +204,19 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
     options = replace(from_config(config, folder / "config.json"), **changes)
     session = open_session(options)
     board = open_board(options.tensorboard)
-    found = checkpoints(folder)
-    if found:
-        session.restore(list(found.values())[-1])
-    if session.done >= options.steps:
-        raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
-    columns, every = tables(session)
-    run = RunFolder.again(folder, columns, session.done, every)
-    write_config(folder, config | to_config(options) | {"path": session.device.path})
-    print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
-    return go_on(session, run, board), options.steps
+    with locked(folder):
+        found = checkpoints(folder)
+        if found:
+            session.restore(list(found.values())[-1])
+        over = session.done >= options.steps
+        if over and (folder / "weights.safetensors").exists():
+            raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
+        columns, every = tables(session)
+        every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
+        run = RunFolder.again(folder, columns, session.done, every)
+        write_config(folder, config | to_config(options) | {"path": session.device.path})
+        print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
+        return go_on(session, run, board), options.steps
 
 
 def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
@@ -225,6 +233,8 @@ def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
         if trainer.board:
             trainer.board.close()
     print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
+    if done < options.steps:
+        print(f"To go on with it: rawgan train --resume {run.path}")
     return done
 
 
@@ -262,7 +272,7 @@ class Trainer(Follower):
             tqdm.write(f"diagnosis: {sentence}", file=sys.stderr)
 
     def sound(self):
-        return all(np.isfinite(to_host(abs(o.parameters.flat).max())) for o in self.session.optimizers.values())
+        return all(np.isfinite(a).all() for a in self.session.arrays().values())
 
     def save(self, done):
         self.run.sync()

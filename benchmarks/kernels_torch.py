@@ -1,0 +1,344 @@
+"""What PyTorch's own functions take for the rows of benchmarks/kernels.py, in a process of its own: the project's has no PyTorch.
+
+Reads [seconds, [row, ...]] from standard input, and writes a line [number, cell] for each row. Images and filters are
+channels_last, cuDNN looks for its fastest algorithm; "float32" rows run with TF32 off, "tf32" rows with it on.
+
+A function here takes the arguments of its kernel as tensors and returns what is to be timed. Where PyTorch has no such function
+there is none here. tests/test_kernels_benchmark.py holds each to the kernel's reference.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.kernel_rows import Row, arrays
+from benchmarks.timing import TorchClock, measure
+from rawgan.ops.conv import pads, pair
+
+aten = torch.ops.aten
+
+
+def nchw(x):
+    """A view in PyTorch's order of axes, channels_last in memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+def symmetric(pad) -> tuple[int, int]:
+    """PyTorch's padding; NotImplementedError where the two sides of an axis differ."""
+    (top, bottom), (left, right) = pads(pad)
+    if top != bottom or left != right:
+        raise NotImplementedError("PyTorch pads both sides alike")
+    return top, left
+
+
+def plain(act, v=None) -> None:
+    if act is not None or v is not None:
+        raise NotImplementedError("PyTorch has no such epilogue")
+
+
+def conv2d(x, w, b, stride, pad, act=None, v=None, form=None):
+    plain(act, v)
+    x, w, how = nchw(x), nchw(w), (pair(stride), symmetric(pad))
+    return lambda: F.conv2d(x, w, b, *how)
+
+
+def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None, form=None):
+    plain(act, v)
+    stride, pad = pair(stride), symmetric(pad)
+    rest = [n - ((p - 1) * s - 2 * q + r) for n, p, s, q, r in zip(size, dy.shape[1:3], stride, pad, w.shape[1:3])]
+    if any(n >= s for n, s in zip(rest, stride)):
+        raise NotImplementedError("PyTorch's output_padding has to be below the stride")
+    dy, w = nchw(dy), nchw(w)
+    return lambda: F.conv_transpose2d(dy, w, b, stride, pad, rest)
+
+
+def conv2d_moments(x, w, b, stride, pad, eps, groups, form=None):
+    return with_moments(conv2d(x, w, b, stride, pad), eps, groups)
+
+
+def conv2d_dx_moments(dy, w, size, stride, pad, eps, groups, b=None, form=None):
+    return with_moments(conv2d_dx(dy, w, size, stride, pad, b=b), eps, groups)
+
+
+def with_moments(convolution, eps, groups):
+    def run():
+        y = convolution()
+        var, mean = torch.var_mean(y.unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
+        return y, mean, var, (var + eps).rsqrt()
+
+    return run
+
+
+def conv2d_dw(x, dy, kernel, stride, pad, form=None):
+    w = nchw(x.new_empty(dy.shape[3], *pair(kernel), x.shape[3]))
+    x, dy, how = nchw(x), nchw(dy), (None, pair(stride), symmetric(pad), (1, 1), False, (0, 0), 1, (False, True, False))
+    return lambda: aten.convolution_backward(dy, x, w, *how)[1]
+
+
+def linear(x, w, b=None, act=None, v=None):
+    plain(act, v)
+    return lambda: F.linear(x, w, b)
+
+
+def linear_dx(dy, w, act=None, v=None):
+    plain(act, v)
+    return lambda: dy @ w
+
+
+def linear_dw(x, dy):
+    return lambda: dy.T @ x
+
+
+def bias_db(dy):
+    dy = dy.reshape(-1, dy.shape[-1])
+    return lambda: dy.sum(0)
+
+
+def mean(axes, x, y):
+    return lambda: (x * y).mean(axes, keepdim=True)
+
+
+def affine(x, scale, shift):
+    return lambda: torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+def normalize(x, axes, eps):
+    if 0 in axes:
+        x, gamma = nchw(x), x.new_ones(x.shape[-1], dtype=wide(x))
+        return lambda: F.batch_norm(x, None, None, gamma, torch.zeros_like(gamma), True, 0.0, eps)
+    if axes == (1, 2):
+        x = nchw(x)
+        return lambda: F.instance_norm(x, eps=eps)
+    return lambda: F.layer_norm(x, x.shape[1:], eps=eps)
+
+
+def normalize_dx(dxhat, xhat, rstd, axes):
+    if 0 in axes:
+        dy, x, rstd = nchw(dxhat), nchw(xhat), rstd.reshape(-1)
+        mu, one = torch.zeros_like(rstd), torch.ones_like(rstd)
+        return lambda: aten.native_batch_norm_backward(dy, x, rstd, None, None, mu, one, True, 0.0, (True, False, False))[0]
+    if axes == (1, 2):
+        raise NotImplementedError("PyTorch has no backward of instance_norm by itself")
+    x, mu = xhat / rstd.to(xhat.dtype), torch.zeros_like(rstd)
+    how = (list(x.shape[1:]), mu, rstd, None, None, (True, False, False))
+    return lambda: aten.native_layer_norm_backward(dxhat, x, *how)[0]
+
+
+def batch_norm(x, mean, rstd, gamma, beta):
+    return F.batch_norm(x, mean, rstd**-2, gamma, beta, False, 0.0, 0.0)
+
+
+def by_group(x, groups):
+    """The groups of samples, channels second."""
+    return [x.movedim(-1, 1) for x in x.chunk(groups)]
+
+
+def norm_act(x, mean, rstd, gamma, beta, act, slope):
+    """The groups one after another, as D's passes over real and fake are."""
+    f = {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, slope)}[act]
+    parts = [*zip(by_group(x, len(mean)), mean, rstd)]
+    return lambda: [f(batch_norm(part, mu, r, gamma, beta)) for part, mu, r in parts]
+
+
+def norm_act_dx(dy, x, mean, rstd, gamma, beta, act, slope):
+    """From what PyTorch would have kept of the forward."""
+    dz = {
+        "relu": lambda dy, z: aten.threshold_backward(dy, z, 0),
+        "tanh": lambda dy, z: aten.tanh_backward(dy, z.tanh()),
+        "leaky_relu": lambda dy, z: aten.leaky_relu_backward(dy, z, slope, False),
+    }[act]
+    parts = [*zip(by_group(dy, len(mean)), by_group(x, len(mean)), mean, rstd)]
+    parts = [(dy, x, batch_norm(x, mu, r, gamma, beta), mu, r) for dy, x, mu, r in parts]
+    how = (True, 0.0, (True, True, True))
+    return lambda: [aten.native_batch_norm_backward(dz(dy, z), x, gamma, None, None, mu, r, *how) for dy, x, z, mu, r in parts]
+
+
+def wide(x):
+    """The dtype of statistics."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def relu(x):
+    return lambda: F.relu(x)
+
+
+def relu_dx(dy, x):
+    return lambda: aten.threshold_backward(dy, x, 0)
+
+
+def leaky_relu(x, slope):
+    return lambda: F.leaky_relu(x, slope)
+
+
+def leaky_relu_dx(dy, x, slope):
+    return lambda: aten.leaky_relu_backward(dy, x, slope, False)
+
+
+def tanh(x):
+    return lambda: torch.tanh(x)
+
+
+def tanh_dx(dy, y):
+    return lambda: aten.tanh_backward(dy, y)
+
+
+def sigmoid(x):
+    return lambda: torch.sigmoid(x)
+
+
+def sigmoid_dx(dy, y):
+    return lambda: aten.sigmoid_backward(dy, y)
+
+
+def softplus(x):
+    return lambda: F.softplus(x)
+
+
+def softplus_dx(dy, x):
+    return lambda: aten.softplus_backward(dy, x, 1, 20)
+
+
+def adam(theta, g, m, v, step, lr, betas, eps, low=None):
+    optimizer = torch.optim.Adam([theta], float(lr[0]), tuple(betas), eps, fused=True)
+    return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, exp_avg=m, exp_avg_sq=v)
+
+
+def rmsprop(theta, g, v, step, lr, rho, eps, decay, low=None):
+    optimizer = torch.optim.RMSprop([theta], float(lr[0]) / (1 + decay * (int(step[0]) - 1)), rho, eps, foreach=True)
+    return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, square_avg=v)
+
+
+def optimizer_step(optimizer, theta, g, low, **state):
+    optimizer.state[theta] = state
+
+    def run():
+        theta.grad = g.sum(0) if g.ndim == 2 else g
+        optimizer.step()
+        if low is not None:
+            low.copy_(theta)
+
+    return run
+
+
+def normal(out, state, stream):
+    return lambda: out.normal_()
+
+
+def uniform(out, state, ends, stream):
+    return lambda: out.uniform_(*ends)
+
+
+def gather(data, index, out):
+    return lambda: out.copy_(data[index]).mul_(2 / 255).sub_(1)
+
+
+def with_gradients(loss, *scores):
+    """The loss and its gradients by autograd."""
+    scores = [a.detach().requires_grad_() for a in scores]
+
+    def run():
+        value = loss(*scores)
+        return value.detach(), *torch.autograd.grad(value, scores)
+
+    return run
+
+
+def bce(scores, label: float):
+    return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, label))
+
+
+def bce_discriminator(a, c, real_label):
+    return with_gradients(lambda a, c: bce(a, real_label) + bce(c, 0.0), a, c)
+
+
+def bce_generator(c, minimax):
+    return with_gradients(lambda c: -bce(c, 0.0) if minimax else bce(c, 1.0), c)
+
+
+def least_squares_discriminator(a, c):
+    return with_gradients(lambda a, c: F.mse_loss(a, torch.ones_like(a)) + (c * c).mean(), a, c)
+
+
+def least_squares_generator(c):
+    return with_gradients(lambda c: F.mse_loss(c, torch.ones_like(c)), c)
+
+
+def wasserstein_discriminator(a, c):
+    return with_gradients(lambda a, c: c.mean() - a.mean(), a, c)
+
+
+def wasserstein_generator(c):
+    return with_gradients(lambda c: -c.mean(), c)
+
+
+def hinge_discriminator(a, c):
+    return with_gradients(lambda a, c: F.relu(1 - a).mean() + F.relu(1 + c).mean(), a, c)
+
+
+def mean_score(a):
+    return lambda: a.mean()
+
+
+def mean_probability(a, stride):
+    return lambda: torch.sigmoid(a.reshape(-1)[::stride]).mean()
+
+
+def cross_entropy(logits, labels):
+    labels = labels.long()
+    return with_gradients(lambda x: F.cross_entropy(x, labels), logits)
+
+
+def squared_norms(g):
+    g = g.reshape(len(g), -1)
+    return lambda: torch.linalg.vector_norm(g, dim=1, dtype=wide(g)).square()
+
+
+def scale_samples(g, factor):
+    factor = factor.to(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
+    return lambda: g * factor
+
+
+def interpolate(real, fake, alpha):
+    alpha = alpha.to(real.dtype)
+    return lambda: torch.lerp(fake, real, alpha)
+
+
+def tensor(a, device):
+    """An array as a tensor (uint16 as bfloat16), anything else as it is."""
+    if not hasattr(a, "dtype"):
+        return a
+    t = torch.from_numpy(a.view(np.int16) if a.dtype == np.uint16 else a).to(device)
+    return t.view(torch.bfloat16) if a.dtype == np.uint16 else t
+
+
+def timed(row: Row, device: str):
+    """What to time for a row; NotImplementedError, with the reason, where PyTorch has nothing like it."""
+    f = globals().get(row.kernel)
+    if f is None:
+        raise NotImplementedError("PyTorch has no such function")
+    args, options = row.spec.make(arrays(row.dtype), **row.sizes)
+    return f(*(tensor(a, device) for a in args), **{name: tensor(a, device) for name, a in options.items()})
+
+
+def main() -> None:
+    seconds, rows = json.load(sys.stdin)
+    deadline = time.monotonic() + seconds
+    clock = TorchClock(torch)
+    torch.backends.cudnn.benchmark = True
+    for i, row in enumerate(Row(*row) for row in rows):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = row.dtype == "tf32"
+        try:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no time was left")
+            cell = measure(clock, timed(row, "cuda"))
+        except Exception as error:
+            cell = {"not_measured": str(error) if isinstance(error, NotImplementedError | TimeoutError) else f"{error!r}"}
+        print(json.dumps([i, cell]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What a training is fed: prepared ahead in a thread, flipped, and where it stands in the epoch."""
+
+import numpy as np
+import pytest
+from reference import assert_same
+
+from rawgan.backend import CPU
+from rawgan.data import Batches, Images, to_float
+from rawgan.models.recipes import RECIPES
+from rawgan.random import Random
+from rawgan.training.feed import Ahead, Feed
+
+
+def pictures(n=50, size=8):
+    rng = np.random.default_rng(1)
+    return Images(rng.integers(256, size=(n, size, size, 1), dtype=np.uint8), np.arange(n) % 10, "noise", "", "")
+
+
+def feed(recipe="cgan", seed=0, **options):
+    return Feed(RECIPES[recipe], pictures(), 8, Random(seed), CPU, **options)
+
+
+def flat(step):
+    """All arrays of a step, one after another."""
+    return [a for kind in step for samples in kind for a in (samples if isinstance(samples, tuple) else (samples,))]
+
+
+@pytest.mark.parametrize("recipe", ["cgan", "wgan_gp", "atienza_dcgan"])
+def test_ahead_gives_the_same_as_one_after_another(recipe):
+    plain, ahead = feed(recipe), Ahead(feed(recipe), 0)
+    for step in range(12):
+        assert ahead.state == plain.state()  # as of what was taken, not of what is prepared
+        want, got = flat(plain.step(step)), flat(ahead.take())
+        assert len(want) == len(got)
+        for a, b in zip(got, want):
+            assert_same(a, b)
+    ahead.close()
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_by_take():
+    broken = feed()
+    broken.recipe.critic_steps(0)
+    broken.real = lambda: 1 / 0
+    ahead = Ahead(broken, 0)
+    with pytest.raises(ZeroDivisionError):
+        ahead.take()
+    ahead.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 6, 7, 13])
+def test_state_and_restore(steps):
+    """Within an epoch of six batches, at its end, and after it; into a feed that has been used."""
+    one, other = feed(flip=True), feed(flip=True)
+    for step in range(steps):
+        one.step(step)
+    state = one.state()
+    for step in range(9):
+        other.step(step)
+    other.restore(state)
+    for step in range(steps, steps + 15):
+        for a, b in zip(flat(one.step(step)), flat(other.step(step))):
+            assert_same(a, b)
+
+
+def test_flipped_pictures_are_mirrored_left_to_right():
+    plain, flipped = feed("dcgan"), feed("dcgan", flip=True)
+    mirrored = 0
+    for _ in range(40):
+        x, y = plain.real(), flipped.real()
+        for a, b in zip(x, y):
+            same, other = (a == b).all(), (a[:, ::-1] == b).all()
+            assert same != other
+            mirrored += other
+    assert 120 < mirrored < 200  # of 320
+    assert_same(plain.z(), flipped.z())  # it draws from a stream of its own
+
+
+def test_flipping_leaves_the_pictures_as_they_are():
+    data = pictures()
+    before = data.images.copy()
+    Feed(RECIPES["dcgan"], data, 8, Random(0), CPU, flip=True).real()
+    assert_same(data.images, before)
+
+
+def test_pixels_and_labels():
+    data = pictures()
+    x, labels = feed("atienza_cgan").real()
+    order = next(Batches(data, 8, Random(0).stream("data")))
+    assert_same(x, (to_float(data.images[order]) + 1) / 2)
+    assert_same(labels, data.labels[order])
+
+
+class TestBatches:
+    @pytest.mark.parametrize("at", [1, -8, 56, 8.0, True, None, "8"])
+    def test_positions_that_cannot_have_been(self, at):
+        order = Batches(pictures(), 8, Random(0).stream("data"))
+        with pytest.raises(ValueError):
+            order.seek(order.position() | {"at": at})
+
+
+def test_streams_stay_the_same_objects():
+    """Layers and penalties hold on to the generators that they were given: going back must not leave them behind."""
+    random = Random(3)
+    dropout, later = random.stream("dropout"), None
+    state = random.state()
+    want = dropout.random(4)
+    later = random.stream("later")
+    later.random(7)
+    random.restore(state)
+    assert_same(dropout.random(4), want)
+    assert random.stream("dropout") is dropout
+    assert_same(random.stream("later").random(2), Random(3).stream("later").random(2))

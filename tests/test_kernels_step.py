@@ -1,0 +1,100 @@
+"""Whole training steps on the kernels, in Triton's interpreter at toy width and on a GPU, against the same steps in NumPy.
+
+TRITON_INTERPRET=1 python tests/test_kernels_step.py dcgan cpu      the worker: prints how far they are apart, as JSON
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from rawgan.backend import CPU, Device, choose_device, to_host, use_kernels
+from rawgan.models.dcgan import dcgan_discriminator
+from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.random import Random
+
+HERE = Path(__file__).parent
+BATCH = 4
+# what a step has to launch: products three ways, activations; normalisation; the optimizer
+EVERY = {"conv2d_kernel", "conv2d_dx_thin_kernel", "conv2d_dw_kernel", "matmul_kernel", "act_kernel"}
+NORM = {"norm_sums_kernel", "norm_moments_kernel", "norm_means_kernel", "norm_apply_kernel"}
+BOX = {"conv2d_box_kernel", "conv2d_dx_box_kernel", "conv2d_dw_box_kernel"}
+ADAM = {"adam_kernel"}
+WGAN_GP = replace(RECIPES["wgan_gp"], critic_steps=lambda step: 2)
+LAYER_NORM = replace(WGAN_GP, discriminator=partial(dcgan_discriminator, norm="layer"), critic_steps=lambda step: 1)
+
+
+class Run(NamedTuple):
+    recipe: Recipe
+    size: int
+    width: int
+    launches: set[str]
+    steps: int = 2
+
+
+RUNS = {
+    "dcgan": Run(RECIPES["dcgan"], 16, 4, EVERY | NORM | ADAM),
+    "dcgan, width 64": Run(RECIPES["dcgan"], 16, 64, EVERY | NORM | ADAM | BOX, steps=1),
+    "wgan_gp": Run(WGAN_GP, 16, 4, EVERY | NORM | ADAM),
+    "wgan_gp, LayerNorm": Run(LAYER_NORM, 16, 8, EVERY | NORM | ADAM | {"conv2d_dx_kernel"}),
+    "atienza_dcgan": Run(RECIPES["atienza_dcgan"], 8, 4, EVERY | NORM | {"conv2d_dx_kernel", "rmsprop_kernel"}),
+    "raschka_mlp_gan": Run(RECIPES["raschka_mlp_gan"], 8, 8, {"matmul_kernel", "act_kernel", "adam_kernel"}),
+}
+
+
+def train(run: Run, dtype, device: Device, kernels: bool):
+    """Some generator steps: the losses, and the parameters of both players after them."""
+    gan = run.recipe.build(Random(3), run.size, 1, run.width, device, dtype)
+    rng = np.random.default_rng(5)
+    losses = []
+    with use_kernels(kernels):
+        for step in range(run.steps):
+            n = run.recipe.critic_steps(step)
+            reals = [rng.uniform(-1, 1, (BATCH, run.size, run.size, 1)) for _ in range(n)]
+            zs = [run.recipe.draw_z(rng, BATCH) for _ in range(n + run.recipe.fresh_z)]
+            batches = ([device.asarray(a.astype(dtype)) for a in arrays] for arrays in (reals, zs))
+            losses += [float(value) for value in gan.train_step(*batches).values()]
+    players = gan.generator_optimizer, gan.discriminator_optimizer
+    return [np.array(losses), *(to_host(player.parameters.flat).astype(np.float64) for player in players)]
+
+
+def worker(name: str, where: str) -> dict:
+    """How far losses, G and D are from NumPy in float64: with the kernels in float32, with NumPy in float32; what was launched."""
+    from rawgan.kernels import launch
+
+    run, device = RUNS[name], choose_device(where)
+    want, plain = (train(run, dtype, CPU, False) for dtype in (np.float64, np.float32))
+    got = train(run, np.float32, device, True)
+    again = train(run, np.float32, device, True) if where == "gpu" else got  # the interpreter has no threads to differ by
+    return {
+        "kernels": [float(np.abs(a - b).max()) for a, b in zip(got, want)],
+        "numpy": [float(np.abs(a - b).max()) for a, b in zip(plain, want)],
+        "launched": dict(launch.launched),
+        "same bits": all(np.array_equal(a, b) for a, b in zip(got, again)),
+    }
+
+
+@pytest.mark.parametrize("where", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", RUNS)
+def test_steps_on_kernels_equal_numpy(name, where):
+    """The kernels are no further from float64 than four times what NumPy's own float32 is; a second run gives the same bits."""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment |= {"TRITON_INTERPRET": "1"} if where == "cpu" else {}
+    done = subprocess.run([sys.executable, __file__, name, where], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for what, got, plain in zip(("losses", "G", "D"), said["kernels"], said["numpy"]):
+        assert got <= 4 * plain, f"{what}: {got:.3g} from float64, NumPy's float32 is {plain:.3g}"
+    assert said["same bits"]
+    assert RUNS[name].launches <= said["launched"].keys()
+
+
+if __name__ == "__main__":
+    print(json.dumps(worker(*sys.argv[1:])))
