@@ -1,5 +1,6 @@
 """What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from hypothesis import settings
 
 from rawgan.backend import choose_device
+from rawgan.data import load
+from rawgan.training import loop, session
 
 torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
@@ -55,3 +58,14 @@ def poisoned_empty():
 @pytest.fixture
 def rng():
     return np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def nothing_plotted():
+    """For tests of runs: the digits are drawn once, and nothing is plotted, which would take longer than the runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "load", cache(load))
+        patch.setattr(loop, "save_curves", lambda *_: None)
+        for name in ("save_gradients", "save_norms", "save_progress"):
+            patch.setattr(session, name, lambda *_: None)
+        yield

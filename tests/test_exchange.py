@@ -19,6 +19,7 @@ from rawgan.models.recipes import RECIPES
 from rawgan.training.load import load_player
 from rawgan.training.run import RunFolder
 
+SAME_GENERATOR = ("wgan", "wgan_gp", "lsgan", "hinge", "acgan")  # as dcgan, atienza_dcgan or atienza_cgan
 SIZES = {"atienza_dcgan": 28, "raschka_wgan_gp": 28, "wgan_gp_mnist": 28}  # sizes with crops and odd paddings; others 16
 
 
@@ -135,7 +136,7 @@ def test_pixels_in_the_wrong_order_are_caught(rng, monkeypatch):
             test_a_plain_sequential_gives_the_same(name, rng)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SAME_GENERATOR])
 def test_onnx_gives_the_same_pictures(name, rng):
     recipe, _, (G, _), _ = networks(name, rng, channels=3, width=4 if name != "raschka_dcgan" else 8)
     model = onnx_model(G, recipe.z, recipe.classes, name)

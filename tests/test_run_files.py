@@ -14,7 +14,7 @@ from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
-from rawgan.training import loop, session
+from rawgan.training import session
 from rawgan.training.checkpoint import checkpoints, checksum, load_checkpoint
 from rawgan.training.load import load_config, load_generator
 from rawgan.training.options import FIELDS, Options, from_config, read_config, to_config
@@ -24,14 +24,10 @@ LIMIT = 2**24  # bytes of memory that reading a file of some kilobytes may take
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, nothing_plotted):
     """A whole run with a checkpoint."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_curves", lambda *_: None)
-        for name in ("save_gradients", "save_norms", "save_progress"):
-            patch.setattr(session, name, lambda *_: None)
-        start(Options("dcgan", steps=3, width=2, size=8, batch=4, device="cpu"), folder)
+    start(Options("dcgan", steps=3, width=2, size=8, batch=4, device="cpu"), folder)
     return folder
 
 
@@ -161,7 +157,7 @@ def test_very_many_broken_files(run, tmp_path):
 def test_broken_files_take_no_memory(run, tmp_path):
     tracemalloc.start()
     try:
-        fuzz(200, run, tmp_path / "broken", 3)
+        fuzz(100, run, tmp_path / "broken", 3)
         assert tracemalloc.get_traced_memory()[1] < 2 * LIMIT
     finally:
         tracemalloc.stop()

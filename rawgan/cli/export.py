@@ -39,9 +39,9 @@ def command(
     (0.weight ...), which is printed as code to paste. Images are (N, C, H, W) there. A conditional network takes the one-hot labels
     beside z, or beside the image as constant planes.
 
-    rawgan export runs/dcgan-digits-001 --out generator.safetensors
+    `rawgan export runs/dcgan-digits-001 --out generator.safetensors`
 
-    rawgan export runs/dcgan-digits-001 --format onnx --out generator.onnx
+    `rawgan export runs/dcgan-digits-001 --format onnx --out generator.onnx`
     """
     suffix = {Format.pytorch: ".safetensors", Format.onnx: ".onnx"}[format]
     if out.suffix != suffix:

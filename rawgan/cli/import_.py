@@ -37,7 +37,7 @@ def command(
     The file is a state_dict saved with safetensors.torch.save_file: names and layout as rawgan export writes them, for a dcgan
     those of pytorch/examples. A pickle (.pt, .pth) is not read: it could run any program.
 
-    rawgan import netG.safetensors --recipe dcgan --out runs/imported
+    `rawgan import netG.safetensors --recipe dcgan --out runs/imported`
     """
     if recipe not in RECIPES:
         raise UserError(f"{recipe!r} is no recipe; there are {', '.join(RECIPES)}")

@@ -42,9 +42,17 @@ def installed(package: str) -> str:
 def paths(device) -> dict[str, str]:
     """The ways to compute, and for each whether it is there or why not."""
     gpu = device.name == "gpu"
-    kernels = "installed" if installed("triton") != "not installed" else "Triton is not installed"
+    triton = installed("triton")
+    if triton == "not installed":
+        kernels = "not available: Triton is not installed"
+    elif gpu:
+        kernels = f"available with Triton {triton}, inside rawgan.backend.use_kernels(); rawgan train does not enter it yet"
+    else:
+        kernels = (
+            f"not available: Triton {triton} is there, but they need CuPy and a GPU; here they run in its interpreter, for tests"
+        )
     return {
         "NumPy": f"available, NumPy {np.__version__} on the CPU",
         "CuPy": f"available: {device.why}" if gpu else f"not available: {device.why}",
-        "Triton kernels": f"not available: {kernels}, but no training calls them yet" if gpu else "not available: they need CuPy",
+        "Triton kernels": kernels,
     }

@@ -25,7 +25,7 @@ def command(
 
     Writes interpolation-linear and interpolation-spherical, each as a strip (.png) and as an animation (.gif).
 
-    rawgan interpolate runs/dcgan-digits-001 --pairs 4
+    `rawgan interpolate runs/dcgan-digits-001 --pairs 4`
     """
     where = device_for(device)
     recipe, generator, _ = load_generator(run, where)

@@ -25,6 +25,7 @@ app = typer.Typer(
     name="rawgan",
     help="GANs from scratch: train one, stop and resume it, draw from it. 'rawgan COMMAND --help' explains each command.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -27,9 +27,9 @@ def command(
     The suffix of --out says what is written: a grid of all pictures (.png), the bytes as uint8 (N, H, W, C) for other programs
     (.npy), or without a suffix a folder with a file for each.
 
-    rawgan sample runs/dcgan-digits-001 --count 100 --out grid.png
+    `rawgan sample runs/dcgan-digits-001 --count 100 --out grid.png`
 
-    rawgan sample runs/cgan-digits-001 --label 7 --count 1000 --out sevens.npy
+    `rawgan sample runs/cgan-digits-001 --label 7 --count 1000 --out sevens.npy`
     """
     where = device_for(device)
     recipe, generator, _ = load_generator(run, where)

@@ -20,8 +20,8 @@ def command(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")] = None,
     data: DataOption = "digits",
-    steps: Annotated[int, typer.Option(min=1, max=10**15, help="training steps of the generator")] = 1500,
-    batch: Annotated[int | None, typer.Option(min=2, max=10**6, help="images per step; the recipe's own unless given")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of the generator")] = 1500,
+    batch: Annotated[int | None, typer.Option(min=2, help="images per step; the recipe's own unless given")] = None,
     width: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are; the recipe says what it counts")
     ] = None,
@@ -33,9 +33,9 @@ def command(
     ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="decay: draw from an average of G")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    sample_every: Annotated[int, typer.Option(min=1, max=10**15, help="steps between two sample grids")] = 250,
-    checkpoint_every: Annotated[int, typer.Option(min=1, max=10**15, help="steps between two checkpoints")] = 500,
-    keep: Annotated[int, typer.Option(min=1, max=10**6, help="how many checkpoints stay, the last ones")] = 2,
+    sample_every: Annotated[int, typer.Option(min=1, help="steps between two sample grids")] = 250,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between two checkpoints")] = 500,
+    keep: Annotated[int, typer.Option(min=1, help="how many checkpoints stay, the last ones")] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write an event file too (needs tensorboardX)")] = False,
     out: Annotated[Path | None, typer.Option(help="run folder, new or empty; runs/RECIPE-DATA-NNN unless given")] = None,
     resume: Annotated[
@@ -47,11 +47,11 @@ def command(
     Ctrl-C ends it cleanly, and a run that was stopped, or killed at any moment, goes on with --resume as if nothing had happened:
     on the CPU to the same bits. All its options come from its config.json.
 
-    rawgan train dcgan --width 32 --lr 5e-4
+    `rawgan train dcgan --width 32 --lr 5e-4`
 
-    rawgan train wgan_gp --data path/to/pictures --size 64 --flip
+    `rawgan train wgan_gp --data path/to/pictures --size 64 --flip`
 
-    rawgan train --resume runs/dcgan-digits-001 --steps 3000
+    `rawgan train --resume runs/dcgan-digits-001 --steps 3000`
     """
     if resume is not None:
         given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rawgan.errors import UserError
-from rawgan.training.run import write_whole
+from rawgan.training.run import sync_folder, write_whole
 
 NAME = re.compile(r"step_(\d{6,18})\.safetensors")
 
@@ -30,7 +30,9 @@ def save_checkpoint(run: Path, step: int, arrays: dict[str, np.ndarray], facts: 
     """Writes a checkpoint; then of older ones only the last keep - 1 stay. Raises UserError where it cannot be written."""
     folder = run / "checkpoints"
     try:
-        folder.mkdir(exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir()
+            sync_folder(run)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from error
     path, text = folder / f"step_{step:06}.safetensors", json.dumps(facts)

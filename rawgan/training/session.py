@@ -210,7 +210,7 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
             session.restore(list(found.values())[-1])
         over = session.done >= options.steps
         if over and (folder / "weights.safetensors").exists():
-            raise UserError(f"{folder} has all its {session.done} steps: give more of them, --steps N, to go on")
+            raise UserError(f"{folder} has done its {session.done} steps: ask for more, --steps N, to go on")
         columns, every = tables(session)
         every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
         run = RunFolder.again(folder, columns, session.done, every)
