@@ -170,9 +170,10 @@ class Call:
         return f(*values[: self.count], **dict(zip(self.names, values[self.count :])), **how)
 
     def outputs(self, f: Callable, values: list, **how) -> list:
-        """The arrays that f writes, or returns."""
+        """The arrays that f returns, and those it writes."""
         result = self(f, values, **how)
-        return [values[i] for i in self.written] or [*(result if isinstance(result, tuple) else (result,))]
+        returned = result if isinstance(result, tuple) else () if result is None else (result,)
+        return [*returned, *(values[i] for i in self.written)]
 
     def ours(self):
         return self(self.row.spec.wrapper, **self.row.how)

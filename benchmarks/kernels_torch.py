@@ -56,23 +56,6 @@ def conv2d_dx(dy, w, size, stride, pad, act=None, v=None, b=None, form=None):
     return lambda: F.conv_transpose2d(dy, w, b, stride, pad, rest)
 
 
-def conv2d_moments(x, w, b, stride, pad, eps, groups, form=None):
-    return with_moments(conv2d(x, w, b, stride, pad), eps, groups)
-
-
-def conv2d_dx_moments(dy, w, size, stride, pad, eps, groups, b=None, form=None):
-    return with_moments(conv2d_dx(dy, w, size, stride, pad, b=b), eps, groups)
-
-
-def with_moments(convolution, eps, groups):
-    def run():
-        y = convolution()
-        var, mean = torch.var_mean(y.unflatten(0, (groups, -1)), (1, 3, 4), correction=0)
-        return y, mean, var, (var + eps).rsqrt()
-
-    return run
-
-
 def conv2d_dw(x, dy, kernel, stride, pad, form=None):
     w = nchw(x.new_empty(dy.shape[3], *pair(kernel), x.shape[3]))
     x, dy, how = nchw(x), nchw(dy), (None, pair(stride), symmetric(pad), (1, 1), False, (0, 0), 1, (False, True, False))
@@ -128,33 +111,55 @@ def normalize_dx(dxhat, xhat, rstd, axes):
     return lambda: aten.native_layer_norm_backward(dxhat, x, *how)[0]
 
 
-def batch_norm(x, mean, rstd, gamma, beta):
-    return F.batch_norm(x, mean, rstd**-2, gamma, beta, False, 0.0, 0.0)
+ACTS = {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, 0.2)}
+ACTS_DX = {
+    "relu": lambda dy, z: aten.threshold_backward(dy, z, 0),
+    "tanh": lambda dy, z: aten.tanh_backward(dy, z.tanh()),
+    "leaky_relu": lambda dy, z: aten.leaky_relu_backward(dy, z, 0.2, False),
+}
 
 
-def by_group(x, groups):
-    """The groups of samples, channels second."""
-    return [x.movedim(-1, 1) for x in x.chunk(groups)]
+def conv2d_norm_act(x, w, gamma, beta, mean, var, stride, pad, act, groups):
+    return with_norm_act(conv2d(x, w, None, stride, pad), gamma, beta, mean, var, act, groups)
 
 
-def norm_act(x, mean, rstd, gamma, beta, act, slope):
-    """The groups one after another, as D's passes over real and fake are."""
-    f = {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda z: F.leaky_relu(z, slope)}[act]
-    parts = [*zip(by_group(x, len(mean)), mean, rstd)]
-    return lambda: [f(batch_norm(part, mu, r, gamma, beta)) for part, mu, r in parts]
+def conv2d_dx_norm_act(x, w, gamma, beta, mean, var, size, stride, pad, act, groups):
+    return with_norm_act(conv2d_dx(x, w, size, stride, pad), gamma, beta, mean, var, act, groups)
 
 
-def norm_act_dx(dy, x, mean, rstd, gamma, beta, act, slope):
+def with_norm_act(product, gamma, beta, mean, var, act, groups):
+    """BatchNorm over the groups one after another, as D's passes over real and fake are."""
+
+    def run():
+        z = product()
+        return z, torch.cat([ACTS[act](F.batch_norm(part, mean, var, gamma, beta, True)) for part in z.chunk(groups)])
+
+    return run
+
+
+def conv2d_dx_norm_dx(dy, w, z, stats, stride, pad, act):
+    return with_norm_dx(conv2d_dx(dy, w, z.shape[1:3], stride, pad), z, stats, act)
+
+
+def conv2d_norm_dx(dy, w, z, stats, stride, pad, act):
+    return with_norm_dx(conv2d(dy, w, None, stride, pad), z, stats, act)
+
+
+def with_norm_dx(product, z, stats, act):
     """From what PyTorch would have kept of the forward."""
-    dz = {
-        "relu": lambda dy, z: aten.threshold_backward(dy, z, 0),
-        "tanh": lambda dy, z: aten.tanh_backward(dy, z.tanh()),
-        "leaky_relu": lambda dy, z: aten.leaky_relu_backward(dy, z, slope, False),
-    }[act]
-    parts = [*zip(by_group(dy, len(mean)), by_group(x, len(mean)), mean, rstd)]
-    parts = [(dy, x, batch_norm(x, mu, r, gamma, beta), mu, r) for dy, x, mu, r in parts]
+    mean, _, rstd, scale, shift = stats
+    parts = nchw(z).chunk(len(mean))
+    pre = [part * a[:, None, None].to(z.dtype) + b[:, None, None].to(z.dtype) for part, a, b in zip(parts, scale, shift)]
+    kept = [*zip(parts, pre, scale / rstd, mean, rstd)]
     how = (True, 0.0, (True, True, True))
-    return lambda: [aten.native_batch_norm_backward(dz(dy, z), x, gamma, None, None, mu, r, *how) for dy, x, z, mu, r in parts]
+
+    def run():
+        chunks = zip(product().chunk(len(mean)), kept)
+        dz = [(ACTS_DX[act](dy, p), part, gamma, None, None, mu, r) for dy, (part, p, gamma, mu, r) in chunks]
+        dx, dgamma, dbeta = zip(*(aten.native_batch_norm_backward(*given, *how) for given in dz))
+        return torch.cat(dx), sum(dgamma), sum(dbeta)
+
+    return run
 
 
 def wide(x):
@@ -202,14 +207,21 @@ def softplus_dx(dy, x):
     return lambda: aten.softplus_backward(dy, x, 1, 20)
 
 
-def adam(theta, g, m, v, step, lr, betas, eps, low=None):
+def adam(theta, g, m, v, step, lr, betas, eps, low=None, table=None):
+    untabled(table)
     optimizer = torch.optim.Adam([theta], float(lr[0]), tuple(betas), eps, fused=True)
     return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, exp_avg=m, exp_avg_sq=v)
 
 
-def rmsprop(theta, g, v, step, lr, rho, eps, decay, low=None):
+def rmsprop(theta, g, v, step, lr, rho, eps, decay, low=None, table=None):
+    untabled(table)
     optimizer = torch.optim.RMSprop([theta], float(lr[0]) / (1 + decay * (int(step[0]) - 1)), rho, eps, foreach=True)
     return optimizer_step(optimizer, theta, g, low, step=step[0].float() - 1, square_avg=v)
+
+
+def untabled(table):
+    if table is not None:
+        raise NotImplementedError("PyTorch's optimizers do not sum slices")
 
 
 def optimizer_step(optimizer, theta, g, low, **state):

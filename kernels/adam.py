@@ -8,6 +8,7 @@ graph can be replayed.
 from math import log2
 from types import SimpleNamespace
 
+import numpy as np
 import triton
 import triton.language as tl
 
@@ -21,45 +22,67 @@ CONFIG = {"BLOCK": 1024, "num_warps": 4}
 
 
 @triton.jit
-def _store_theta(theta, theta_ptr, low_ptr, offs, mask):
+def _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask):
     tl.store(theta_ptr + offs, theta, mask=mask)
     if low_ptr is not None:
         tl.store(low_ptr + offs, theta.to(low_ptr.dtype.element_ty), mask=mask)
+    if tick_ptr is not None:
+        if tl.program_id(0) == 0:
+            tl.store(tick_ptr, tl.load(tick_ptr) + 1)
+
+
+@triton.jit
+def _gradient(g_ptr, table_ptr, SIZE: tl.constexpr, SLICES: tl.constexpr, BLOCK: tl.constexpr):
+    """(offsets, which of them count, the gradient there): a BLOCK of all parameters, or with a table a BLOCK of one of them."""
+    lane = tl.arange(0, BLOCK)
+    if table_ptr is None:
+        offs = tl.program_id(0) * BLOCK + lane
+        mask = offs < SIZE
+        g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
+    else:
+        row = table_ptr + tl.program_id(0) * 5
+        offs = tl.load(row) + lane
+        mask = lane < tl.load(row + 1)
+        first = tl.load(row + 2) + lane
+        slices = tl.load(row + 3)
+        g = tl.load(g_ptr + first, mask=mask, other=0.0)
+        size = tl.load(row + 4)
+        i = 1
+        while i < slices:
+            g += tl.load(g_ptr + first + i * size, mask=mask, other=0.0)
+            i += 1
+    return offs, mask, g
 
 
 @triton.jit
 def adam_kernel(
-    theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr,
+    theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
     LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = offs < SIZE
+    offs, mask, g = _gradient(g_ptr, table_ptr, SIZE, SLICES, BLOCK)
     t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
     correction1 = (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
     correction2 = (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
-    g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
     m = BETA1 * tl.load(m_ptr + offs, mask=mask, other=0.0) + (1 - BETA1) * g
     v = BETA2 * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - BETA2) * (g * g)
     tl.store(m_ptr + offs, m, mask=mask)
     tl.store(v_ptr + offs, v, mask=mask)
     move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
-    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, offs, mask)
+    _store_theta(tl.load(theta_ptr + offs, mask=mask, other=0.0) - move, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 @triton.jit
 def rmsprop_kernel(
-    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr,
+    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = offs < SIZE
+    offs, mask, g = _gradient(g_ptr, table_ptr, SIZE, SLICES, BLOCK)
     lr = tl.load(lr_ptr) / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
-    g = sum_slices(g_ptr, offs, mask, SIZE, SLICES)
     v = RHO * tl.load(v_ptr + offs, mask=mask, other=0.0) + (1 - RHO) * (g * g)
     tl.store(v_ptr + offs, v, mask=mask)
     theta = tl.load(theta_ptr + offs, mask=mask, other=0.0) - lr * g / (tl.sqrt(v) + EPS)
-    _store_theta(theta, theta_ptr, low_ptr, offs, mask)
+    _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask)
 
 
 def adam(
@@ -72,15 +95,17 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     low: Array | None = None,
+    table: Array | None = None,
+    tick: Array | None = None,
 ) -> None:
     """Moves theta, m, v (n,) float32 in place, and writes theta to `low` in that array's dtype.
 
-    g (n,) or (slices, n), summed over the slices; step (1,) int32, the number t of this step, from 1; lr (1,) float32.
+    g (n,) or (slices, n), summed over the slices, or in any order that a table says: see slice_table. step (1,) int32, the number t
+    of this step, from 1; lr (1,) float32. tick (1,) int64, a counter that is raised by 1: the number of the training step.
     """
-    slices = _slices(theta, g, m, v, low)
-    grid = (launch.cdiv(theta.size, CONFIG["BLOCK"]),)
+    grid, slices = _parts(theta, g, table, m, v, low)
     launch.run(
-        adam_kernel, grid, theta, g, m, v, step, lr, low,
+        adam_kernel, grid, theta, g, m, v, step, lr, low, table, tick,
         SIZE=theta.size, SLICES=slices, BETA1=betas[0], BETA2=betas[1], LOG2_BETA1=_log2(betas[0]), LOG2_BETA2=_log2(betas[1]),
         EPS=eps, **CONFIG,
     )  # fmt: skip
@@ -96,42 +121,76 @@ def rmsprop(
     eps: float = 1e-7,
     decay: float = 0.0,
     low: Array | None = None,
+    table: Array | None = None,
+    tick: Array | None = None,
 ) -> None:
     """Moves theta and v in place; arguments as for adam."""
-    slices = _slices(theta, g, v, low)
+    grid, slices = _parts(theta, g, table, v, low)
     launch.run(
-        rmsprop_kernel, (launch.cdiv(theta.size, CONFIG["BLOCK"]),), theta, g, v, step, lr, low,
+        rmsprop_kernel, grid, theta, g, v, step, lr, low, table, tick,
         SIZE=theta.size, SLICES=slices, RHO=rho, EPS=eps, DECAY=decay, **CONFIG,
     )  # fmt: skip
 
 
-def _slices(theta: Array, g: Array, *others: Array | None) -> int:
-    """How many slices of the gradient there are."""
-    launch.fit((g.size % theta.size, 0), *((theta.size, a.size) for a in others if a is not None))
-    return g.size // theta.size
+def slice_table(parts: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """Where the gradient of each BLOCK of parameters lies, (blocks, 5) int32, as adam and rmsprop take it.
+
+    parts: for each parameter where it begins in theta, its size, where its gradient begins in g, and in how many slices, one after
+    another, it lies there. They have to cover theta.
+    """
+    rows = []
+    for theta, size, g, slices in parts:
+        for start in range(0, size, CONFIG["BLOCK"]):
+            rows.append((theta + start, min(size - start, CONFIG["BLOCK"]), g + start, slices, size))
+    return np.array(rows, np.int32)
+
+
+def _parts(theta: Array, g: Array, table: Array | None, *others: Array | None) -> tuple[tuple[int], int]:
+    """The grid, and how many slices of the gradient there are where no table says it."""
+    launch.fit(*((theta.size, a.size) for a in others if a is not None))
+    if table is not None:
+        return (len(table),), 1
+    launch.fit((g.size % theta.size, 0))
+    return (launch.cdiv(theta.size, CONFIG["BLOCK"]),), g.size // theta.size
 
 
 def _log2(beta: float) -> float:
     return log2(beta) if beta else -1e4  # beta1 = 0, as in WGAN-GP: beta^t is 0
 
 
-def _adam_reference(theta, g, m, v, step, lr, betas, eps, low=None):
+def _summed(theta, g, table):
+    """The gradient, one number for each parameter."""
+    if table is None:
+        return g.reshape(-1, theta.size).sum(0)
+    total, g = theta * 0, g.reshape(-1)
+    for start, count, first, slices, size in table.astype(np.int64).tolist():
+        total[start : start + count] = sum(g[first + i * size : first + i * size + count] for i in range(slices))
+    return total
+
+
+def _adam_reference(theta, g, m, v, step, lr, betas, eps, low=None, table=None, tick=None):
     this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), betas=betas, eps=eps)
-    optim.Adam.update(this, theta, g.reshape(-1, theta.size).sum(0), m, v)
+    optim.Adam.update(this, theta, _summed(theta, g, table), m, v)
     if low is not None:
         low[...] = theta
 
 
-def _rmsprop_reference(theta, g, v, step, lr, rho, eps, decay, low=None):
+def _rmsprop_reference(theta, g, v, step, lr, rho, eps, decay, low=None, table=None, tick=None):
     this = SimpleNamespace(t=int(step[0]), lr=float(lr[0]), rho=rho, eps=eps, decay=decay)
-    optim.RMSprop.update(this, theta, g.reshape(-1, theta.size).sum(0), v)
+    optim.RMSprop.update(this, theta, _summed(theta, g, table), v)
     if low is not None:
         low[...] = theta
 
 
-def _make(array, n, slices=1, t=1, lr=2e-4, low=False, moments=2, **options):
+def _make(array, n, slices=1, t=1, lr=2e-4, low=False, moments=2, parts=None, **options):
     f32 = "float32"
     shape = (slices, n) if slices > 1 else (n,)
+    if parts:
+        shape = (sum(size * count for _, size, _, count in parts),)
+        rows = slice_table(parts)
+        table = array(*rows.shape, dtype="int32")
+        table[...] = rows
+        options |= {"table": table}
     state = [array(n, dtype=f32) for _ in range(moments - 1)] + [array(n, dtype=f32) ** 2]
     step, rate = array(1, dtype="int32"), array(1, dtype=f32)
     step[0], rate[0] = t, lr
@@ -146,6 +205,7 @@ def _traffic(state):
 
 
 ADAM = {"betas": (0.5, 0.999), "eps": 1e-8}
+PARTS = {"parts": [(0, 1100, 900, 3), (1100, 400, 0, 2), (1500, 100, 800, 1)]}  # theta, size, g, slices of each parameter
 RMSPROP = {"rho": 0.9, "eps": 1e-7, "moments": 1}
 
 SPECS = (
@@ -157,6 +217,7 @@ SPECS = (
         cases=(
             {"n": 1500, "slices": 3, "t": 1, "lr": 1.0, "low": True, **ADAM},
             {"n": 1024, "t": 30000, "betas": (0.0, 0.9), "eps": 1e-8},
+            {"n": 1600, "t": 2, "low": True, **PARTS, **ADAM},
         ),
         benchmarks=({"n": 3_574_656, "slices": 1, "low": True, **ADAM}, {"n": 3_574_656, "slices": 8, "low": True, **ADAM}),
         traffic=_traffic(3),
@@ -164,6 +225,7 @@ SPECS = (
         compiles=(
             ("bfloat16", {"n": 2**20, "slices": 8, "low": True, **ADAM}, {}),
             ("float32", {"n": 1001, "betas": (0.0, 0.9), "eps": 1e-8}, {}),
+            ("bfloat16", {"n": 1600, "low": True, **PARTS, **ADAM}, {}),
         ),
         dtypes=("float16", "bfloat16"),
         writes=(0, 2, 3),
@@ -176,6 +238,7 @@ SPECS = (
         cases=(
             {"n": 1500, "slices": 3, "t": 7, "decay": 1e-2, "low": True, **RMSPROP},
             {"n": 1024, "decay": 0.0, **RMSPROP},
+            {"n": 1600, "t": 2, "decay": 0.0, **PARTS, **RMSPROP},
         ),
         benchmarks=({"n": 3_574_656, "slices": 1, "low": True, "decay": 0.0, **RMSPROP},),
         traffic=_traffic(2),

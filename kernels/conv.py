@@ -12,6 +12,7 @@ one of W C pixels with one, under filters S C wide that move by stride C. So the
 """
 
 from collections.abc import Callable
+from math import prod
 
 from rawgan.backend import Array
 from rawgan.kernels import conv_descriptor as descriptor
@@ -19,8 +20,8 @@ from rawgan.kernels import conv_pointer as pointer
 from rawgan.kernels import launch
 from rawgan.kernels.conv_descriptor import Sizes, box, connected, image_box, tile_of, tiles_of
 from rawgan.kernels.gemm import activated_dx, compiles, split, table, thin_config
-from rawgan.kernels.linear import add_slices, linear, linear_dw, linear_dx
-from rawgan.kernels.norm import merge_moments
+from rawgan.kernels.linear import add_slices, linear, linear_dw, linear_dx, outputs
+from rawgan.kernels.moments import NO_NORM, Moments, Sums
 from rawgan.kernels.spec import Spec
 from rawgan.ops import conv as ops
 from rawgan.ops.conv import Pad, Pair, output_size, pads, pair
@@ -52,7 +53,7 @@ def _divide(sizes: Sizes) -> bool:
     return sizes["H"] % sizes["STRIDE_H"] == 0 == sizes["W"] % sizes["STRIDE_W"]
 
 
-def _choose(form: str | None, arrays, precision: str, config, capability: int | None, shape, boxed: Callable):
+def _choose(form: str | None, arrays, precision: str, config, capability: int | None, shape, boxed: Callable, norm=None):
     """("descriptor" or "pointer", configuration) for an output of `shape` = (rows, columns), the tiles filling a GPU of that
     capability; boxed(configuration): whether its steps are boxes."""
     dtype = arrays[0].dtype
@@ -64,6 +65,9 @@ def _choose(form: str | None, arrays, precision: str, config, capability: int | 
         fitting = tuple(c for c in configs if c["BLOCK_N"] >= 64 and boxed(c))
     if form == "descriptor" and not fitting:
         raise ValueError("these arrays cannot be read in boxes: the descriptor form does not serve them")
+    configs = tuple(c for c in configs if _whole(norm, shape[0], c["BLOCK_M"]))
+    if not configs and not fitting:
+        raise ValueError(f"no tile is whole in each of {norm.groups} groups of {shape[0] // norm.groups} rows")
     return (
         ("descriptor", launch.pick(fitting, shape, capability)) if fitting else ("pointer", launch.pick(configs, shape, capability))
     )
@@ -72,125 +76,145 @@ def _choose(form: str | None, arrays, precision: str, config, capability: int | 
 def conv2d(x: Array, w: Array, b: Array | None = None, stride: Pair = 1, pad: Pad = 0, **how) -> Array:
     """y = act(conv2d(x, w) + b), or with v, an array like y, (conv2d(x, w) + b) act'(v).
 
-    `how` is act=, slope=, v=, precision= and config= (see gemm.py), and form=, "descriptor" or "pointer", to insist on one.
+    `how` is act=, slope=, v=, out=, precision= and config= (see gemm.py), form=, "descriptor" or "pointer", to insist on one, and
+    norm=, Moments or Sums (see moments.py): with Sums y is the gradient of act(BatchNorm(z)), carried through both.
     """
-    return _conv2d(x, w, b, stride, pad, **how)[0]
-
-
-def conv2d_moments(x: Array, w: Array, b: Array | None = None, stride: Pair = 1, pad: Pad = 0, eps: float = 1e-5, groups=1, **how):
-    """conv2d, and mean, variance and rstd of each channel of it over each of `groups` equal parts of the batch, (groups, K).
-
-    Taken from the float32 sums before they are rounded to y, without another pass over it.
-    """
-    y, slices = _conv2d(x, w, b, stride, pad, groups=groups, **how)
-    return y, *merge_moments(slices, (groups, len(w)), eps)
-
-
-def _conv2d(
-    x, w, b, stride, pad, *, act=None, slope=0.2, v=None, groups=0, precision="tf32x3", config=None, form=None
-) -> tuple[Array, Array | None]:
-    (N, H, W, C), (K, R, S, _) = x.shape, w.shape
-    P, Q = _output((H, W), (R, S), stride, pad)
-    shape = (N, P, Q, K)
-    launch.fit((C, w.shape[3]), (K, len(w if b is None else b)), (shape, shape if v is None else v.shape))
-    sizes, finish = _sizes(x.shape, (K, R, S), (P, Q), stride, pad), {"ACT": act, "SLOPE": slope, "PRECISION": precision}
-    if _is_linear(sizes) and not groups and form is None:
-        v = v if v is None else v.reshape(N, K)
-        rows = x.reshape(N, -1), w.reshape(K, -1), b
-        return linear(*rows, act=act, slope=slope, v=v, precision=precision, config=config).reshape(shape), None
-
-    def boxed(c):
-        return _divide(sizes) and C % c["BLOCK_K"] == 0
-
-    form, config = _choose(form, (x, w), precision, config, launch.capability(x), (N * P * Q, K), boxed)
-    y = launch.empty(x, shape)
-    columns = launch.cdiv(K, config["BLOCK_N"])
-    if form == "descriptor":
-        tile = tile_of(config["BLOCK_M"], P, Q)
-        tiles = tiles_of(tile, N, P, Q)
-        slices = _room_for_moments(x, groups, tiles, K, N % (groups * tile["TILE_N"]) == 0 if groups else True)
-        image = image_box(x, sizes, tile, config["BLOCK_K"])
-        filters = box(w.reshape(K, -1), config["BLOCK_N"], config["BLOCK_K"])
-        given = image, filters, b, v, y, slices
-        launch.run(descriptor.conv2d_box_kernel, (tiles * columns,), *given, **sizes, **finish, **tile, **config)
-    else:
-        tiles = launch.cdiv(N * P * Q, config["BLOCK_M"])
-        slices = _room_for_moments(x, groups, tiles, K, N * P * Q % (groups * config["BLOCK_M"]) == 0 if groups > 1 else True)
-        sizes = sizes if C % config["BLOCK_K"] == 0 else _folded(sizes)
-        launch.run(pointer.conv2d_kernel, (tiles * columns,), x, w, b, v, y, slices, **sizes, **finish, **config)
-    return y, slices
-
-
-def _room_for_moments(like: Array, groups: int, tiles: int, width: int, whole: bool) -> Array | None:
-    """Where the kernels leave the moments of their tiles, (groups, tiles of each, 3, width); None for groups = 0."""
-    if not groups:
-        return None
-    if not whole or tiles % groups:
-        raise ValueError(f"a tile of the convolution would reach over two of {groups} groups: take their moments from its output")
-    return launch.empty(like, (groups, tiles // groups, 3, width), "float32")
+    return _conv2d(x, w, b, stride, pad, **how)
 
 
 def conv2d_dx(dy: Array, w: Array, size: tuple[int, int], stride: Pair = 1, pad: Pad = 0, **how) -> Array:
     """dx = act(conv2d_dx(dy, w) + b), the transposed convolution of a generator; or with v, an array like dx,
     conv2d_dx(dy, w) act'(v), the gradient before the activation below. `how` is b= and what conv2d takes."""
-    return _conv2d_dx(dy, w, size, stride, pad, **how)[0]
+    return _conv2d_dx(dy, w, size, stride, pad, **how)
 
 
-def conv2d_dx_moments(dy: Array, w: Array, size: tuple[int, int], stride: Pair = 1, pad: Pad = 0, eps=1e-5, groups=1, **how):
-    """conv2d_dx, and the moments of its channels as in conv2d_moments, (groups, C)."""
-    dx, slices = _conv2d_dx(dy, w, size, stride, pad, groups=groups, **how)
-    return dx, *merge_moments(slices, (groups, w.shape[3]), eps)
+def _conv2d(
+    x, w, b, stride, pad, *, act=None, slope=0.2, v=None, norm=None, out=None, precision="tf32x3", config=None, form=None
+) -> Array:
+    (N, H, W, C), (K, R, S, _) = x.shape, w.shape
+    P, Q = _output((H, W), (R, S), stride, pad)
+    shape = (N, P, Q, K)
+    y = launch.empty(x, shape) if out is None else out
+    launch.fit((C, w.shape[3]), (K, len(w if b is None else b)), (y.shape, shape), *_like(shape, v, norm))
+    sizes, finish = _sizes(x.shape, (K, R, S), (P, Q), stride, pad), {"ACT": act, "SLOPE": slope, "PRECISION": precision}
+    if _is_linear(sizes) and norm is None and form is None:
+        rows = x.reshape(N, -1), w.reshape(K, -1), b
+        how = {"act": act, "slope": slope, "v": _rows(v), "precision": precision, "config": config}
+        linear(*rows, **how, out=_rows(y))
+        return y
+
+    def boxed(c):
+        return _divide(sizes) and C % c["BLOCK_K"] == 0 and _whole(norm, N, tile_of(c["BLOCK_M"], P, Q)["TILE_N"])
+
+    form, config = _choose(form, (x, w), precision, config, launch.capability(x), (N * P * Q, K), boxed, norm)
+    columns = launch.cdiv(K, config["BLOCK_N"])
+    if form == "descriptor":
+        tile = tile_of(config["BLOCK_M"], P, Q)
+        tiles = tiles_of(tile, N, P, Q)
+        given = image_box(x, sizes, tile, config["BLOCK_K"]), box(w.reshape(K, -1), config["BLOCK_N"], config["BLOCK_K"])
+        kernel = descriptor.conv2d_box_kernel
+    else:
+        tile, tiles, given, kernel = {}, launch.cdiv(N * P * Q, config["BLOCK_M"]), (x, w), pointer.conv2d_kernel
+        sizes = sizes if C % config["BLOCK_K"] == 0 else _folded(sizes)
+    v, arrays, constants = _normalized(norm, v, tiles, columns, N * P * Q)
+    launch.run(kernel, (tiles * columns,), *given, b, v, y, arrays, **sizes, **finish, **constants, **tile, **config)
+    return y
 
 
 def _conv2d_dx(
-    dy, w, size, stride, pad, *, b=None, act=None, slope=0.2, v=None, groups=0, precision="tf32x3", config=None, form=None
-) -> tuple[Array, Array | None]:
+    dy,
+    w,
+    size,
+    stride,
+    pad,
+    *,
+    b=None,
+    act=None,
+    slope=0.2,
+    v=None,
+    norm=None,
+    out=None,
+    precision="tf32x3",
+    config=None,
+    form=None,
+) -> Array:
     (N, P, Q, K), (_, R, S, C), (H, W), (sh, sw) = dy.shape, w.shape, size, pair(stride)
     shape = (N, H, W, C)
-    launch.fit((K, len(w)), (C, C if b is None else len(b)), (shape, shape if v is None else v.shape))
+    dx = launch.empty(dy, shape) if out is None else out
+    launch.fit((K, len(w)), (C, C if b is None else len(b)), (dx.shape, shape), *_like(shape, v, norm))
     sizes, finish = _sizes(shape, (K, R, S), (P, Q), stride, pad), {"ACT": act, "SLOPE": slope, "PRECISION": precision}
-    if _is_linear(sizes) and not groups and b is None and form is None:
-        v = v if v is None else v.reshape(N, -1)
+    if _is_linear(sizes) and norm is None and b is None and form is None:
         rows = dy.reshape(N, K), w.reshape(K, -1)
-        return linear_dx(*rows, act=act, slope=slope, v=v, precision=precision, config=config).reshape(shape), None
-    dx, blocks = launch.empty(dy, shape), (N, launch.cdiv(H, sh), launch.cdiv(W, sw))
-    rows = blocks[0] * blocks[1] * blocks[2]
-    if sh * sw * C <= 16 and not groups and form is None:
+        how = {"act": act, "slope": slope, "v": _rows(v), "precision": precision, "config": config}
+        linear_dx(*rows, **how, out=_rows(dx))
+        return dx
+    blocks = (N, launch.cdiv(H, sh), launch.cdiv(W, sw))
+    rows = prod(blocks)
+    if sh * sw * C <= 16 and norm is None and form is None:
         config = config or thin_config(dy.dtype, precision)
         grid = (launch.cdiv(rows, config["BLOCK_M"]),)
         launch.run(pointer.conv2d_dx_thin_kernel, grid, dy, w, b, v, dx, **sizes, **finish, **config)
-        return dx, None
+        return dx
 
     def boxed(c):
-        return K % c["BLOCK_K"] == 0 and C * w.itemsize % 16 == 0
+        tile_n = tile_of(c["BLOCK_M"], *blocks[1:])["TILE_N"]
+        return K % c["BLOCK_K"] == 0 and C * w.itemsize % 16 == 0 and _whole(norm, N, tile_n)
 
-    form, config = _choose(form, (dy, w), precision, config, launch.capability(dy), (rows, C), boxed)
+    form, config = _choose(form, (dy, w), precision, config, launch.capability(dy), (rows, C), boxed, norm)
     columns, classes = launch.cdiv(C, config["BLOCK_N"]), sh * sw
     if form == "descriptor":
         tile = tile_of(config["BLOCK_M"], *blocks[1:])
         tiles = tiles_of(tile, *blocks)
-        slices = _room_for_moments(dy, groups, tiles * classes, C, N % (groups * tile["TILE_N"]) == 0 if groups else True)
-        pixels = box(dy, *tile.values(), config["BLOCK_K"])
-        filters = box(w.reshape(K, -1), config["BLOCK_K"], config["BLOCK_N"])
-        given = pixels, filters, b, v, dx, slices
-        launch.run(descriptor.conv2d_dx_box_kernel, (tiles * columns, classes), *given, **sizes, **finish, **tile, **config)
+        given = box(dy, *tile.values(), config["BLOCK_K"]), box(w.reshape(K, -1), config["BLOCK_K"], config["BLOCK_N"])
+        kernel = descriptor.conv2d_dx_box_kernel
     else:
-        tiles = launch.cdiv(rows, config["BLOCK_M"])
-        slices = _room_for_moments(dy, groups, tiles * classes, C, rows % (groups * config["BLOCK_M"]) == 0 if groups > 1 else True)
-        launch.run(pointer.conv2d_dx_kernel, (tiles * columns, classes), dy, w, b, v, dx, slices, **sizes, **finish, **config)
-    return dx, slices
+        tile, tiles, given, kernel = {}, launch.cdiv(rows, config["BLOCK_M"]), (dy, w), pointer.conv2d_dx_kernel
+    v, arrays, constants = _normalized(norm, v, tiles * classes, columns, N * H * W)
+    launch.run(kernel, (tiles * columns, classes), *given, b, v, dx, arrays, **sizes, **finish, **constants, **tile, **config)
+    return dx
+
+
+def _rows(a: Array | None) -> Array | None:
+    """Each sample as a row."""
+    return a if a is None else a.reshape(len(a), -1)
+
+
+def _like(shape, v: Array | None, norm: Moments | Sums | None):
+    """What has to fit the output beside the operands."""
+    others = [v] if v is not None else []
+    if isinstance(norm, Sums):
+        others.append(norm.z)
+    return [(a.shape, shape) for a in others] + ([] if norm is None else [(norm.width, shape[-1])])
+
+
+def _whole(norm: Moments | Sums | None, size: int, tile: int) -> bool:
+    """Whether no tile reaches over two groups of samples: `tile` of the `size` images or rows."""
+    return norm is None or norm.groups == 1 or size % (norm.groups * tile) == 0
+
+
+def _normalized(norm: Moments | Sums | None, v: Array | None, tiles: int, columns: int, rows: int) -> tuple:
+    """What the kernel reads at the place of its output, the arrays of its statistics, and their constants."""
+    if norm is None:
+        return v, None, NO_NORM
+    return norm.z if isinstance(norm, Sums) else v, *norm.arguments(tiles, columns, rows)
 
 
 def conv2d_dw(
     x: Array, dy: Array, kernel: Pair, stride: Pair = 1, pad: Pad = 0,
-    *, precision: str = "tf32x3", config: launch.Config | None = None, form: str | None = None,
+    *, out: Array | None = None, slices: Array | bool | None = None, precision: str = "tf32x3",
+    config: launch.Config | None = None, form: str | None = None,
 ) -> Array:  # fmt: skip
-    """dw, the sum split over as many programs as fill the GPU: a number that depends on the sizes and the capability alone."""
+    """dw, the sum split over as many programs as fill the GPU: a number that depends on the sizes and the capability alone.
+
+    With slices=True or an array for them, the slices themselves, (n, K, R, S, C): see linear.outputs.
+    """
     (N, P, Q, K), (R, S), C = dy.shape, pair(kernel), x.shape[3]
     launch.fit((N, len(x)))
     sizes = _sizes(x.shape, (K, R, S), (P, Q), stride, pad)
     if _is_linear(sizes) and form is None:
-        return linear_dw(x.reshape(N, -1), dy.reshape(N, K), precision=precision, config=config).reshape(K, R, S, C)
+        out, slices = (a if a is None or a is True else a.reshape(*a.shape[:-3], -1) for a in (out, slices))
+        dw = linear_dw(x.reshape(N, -1), dy.reshape(N, K), precision=precision, config=config, out=out, slices=slices)
+        return dw.reshape(*dw.shape[:-1], R, S, C)
 
     def boxed(c):
         return _divide(sizes) and C % c["BLOCK_N"] == 0 and K * dy.itemsize % 16 == 0
@@ -199,9 +223,8 @@ def conv2d_dw(
     tile = tile_of(config["BLOCK_K"], P, Q)
     sum_steps = tiles_of(tile, N, P, Q) if form == "descriptor" else launch.cdiv(N * P * Q, config["BLOCK_K"])
     tiles = launch.cdiv(K, config["BLOCK_M"]) * launch.cdiv(R * S * C, config["BLOCK_N"])
-    steps, slices = split(sum_steps, tiles, launch.capability(x))
-    dw = launch.empty(x, (K, R, S, C))
-    target = dw if slices == 1 else launch.empty(x, (slices, K, R, S, C), "float32")
+    steps, count = split(sum_steps, tiles, launch.capability(x))
+    dw, target = outputs(x, (K, R, S, C), count, out, slices)
     how = {"STEPS": steps, "PRECISION": precision, **config}
     if form == "descriptor":
         image, flat = image_box(x, sizes, tile, config["BLOCK_N"]), connected(tile, P, Q)
@@ -209,11 +232,11 @@ def conv2d_dw(
             box(dy.reshape(-1, K), config["BLOCK_K"], config["BLOCK_M"]) if flat else box(dy, *tile.values(), config["BLOCK_M"])
         )
         kernel, given = descriptor.conv2d_dw_box_kernel, (image, pixels, target)
-        launch.run(kernel, (tiles, slices), *given, CONNECTED=flat, **sizes, **tile, **how)
+        launch.run(kernel, (tiles, count), *given, CONNECTED=flat, **sizes, **tile, **how)
     else:
         sizes = sizes if C % config["BLOCK_N"] == 0 else _folded(sizes)
-        launch.run(pointer.conv2d_dw_kernel, (tiles, slices), x, dy, target, **sizes, **how)
-    return dw if slices == 1 else add_slices(target, dw)
+        launch.run(pointer.conv2d_dw_kernel, (tiles, count), x, dy, target, **sizes, **how)
+    return dw if target is dw else add_slices(target, dw)
 
 
 def _make(names: str):
@@ -280,38 +303,6 @@ def _spec(wrapper, names, form, reference=None, extra=()) -> Spec:
     )
 
 
-def _moments(y, eps, groups):
-    """y, and mean, variance and rstd of its channels over each group of samples."""
-    parts = y.reshape(groups, -1, y.shape[-1])
-    var = parts.var(1)
-    return y, parts.mean(1), var, (var + eps) ** -0.5
-
-
-def _moments_spec(wrapper, names, form) -> Spec:
-    make = _make(names)
-
-    def make_with_moments(array, eps, groups, **case):
-        args, how = make(array, **case)
-        return args, how | {"eps": eps, "groups": groups}
-
-    def reference(*args, eps, groups, **how):
-        return _moments(form(*args, **how), eps, groups)
-
-    how = {"eps": 1e-5, "groups": 2}
-    return Spec(
-        name=wrapper.__name__,
-        wrapper=wrapper,
-        reference=reference,
-        make=make_with_moments,
-        cases=(_case(4, 16, 16, 64, 64, 4, 4, 2, 1) | how, _case(3, 7, 5, 6, 5, 3, 3, 1, 1, bias=True) | how | {"groups": 1}),
-        benchmarks=tuple(_case(256, size, size, c, k, 4, 4, 2, 1) | how for size, c, k in DCGAN64[1:]),
-        traffic=lambda itemsize, eps, groups, **case: _traffic(itemsize, **case),
-        flops=lambda eps, groups, **case: _flops(**case),
-        compiles=tuple(("bfloat16", LARGE | how, {"form": form}) for form in ("pointer", "descriptor")),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
-    )
-
-
 def _conv2d_form(x, w, b=None, stride=1, pad=0, act=None, v=None, form=None):
     return ops.conv2d(x, w, b, stride, pad)
 
@@ -353,6 +344,4 @@ SPECS = (
         ),
     ),
     _spec(conv2d_dw, "xy", _conv2d_dw_form, extra=(_case(5, 11, 11, 3, 4, 3, 3, 1, 1),)),  # a sum in several slices
-    _moments_spec(conv2d_moments, "xw", _conv2d_form),
-    _moments_spec(conv2d_dx_moments, "yw", _conv2d_dx_form),
 )

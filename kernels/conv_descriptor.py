@@ -20,7 +20,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels import launch
-from rawgan.kernels.gemm import finish, store_moments
+from rawgan.kernels.moments import store_tile
 
 Sizes = dict[str, int]
 
@@ -50,18 +50,21 @@ def _shift(tap, STRIDE: tl.constexpr, PAD: tl.constexpr):
 
 @triton.jit
 def conv2d_box_kernel(
-    x_desc, w_desc, bias_ptr, v_ptr, y_ptr, moments_ptr,
+    x_desc, w_desc, bias_ptr, v_ptr, y_ptr, norm,
     N: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr, MOMENTUM: tl.constexpr,
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     STEPS: tl.constexpr = C // BLOCK_K  # of one tap
     TILES_N: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
+    TILES: tl.constexpr = ((N + TILE_N - 1) // TILE_N) * ((P + TILE_P - 1) // TILE_P) * ((Q + TILE_Q - 1) // TILE_Q)
     tile = tl.program_id(0) // TILES_N
-    k0 = tl.program_id(0) % TILES_N * BLOCK_N
+    column = tl.program_id(0) % TILES_N
+    k0 = column * BLOCK_N
     n0, p0, q0 = _pixels(tile, P, Q, TILE_N, TILE_P, TILE_Q)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for step in range(R * S * STEPS):
@@ -75,21 +78,21 @@ def conv2d_box_kernel(
     offs_n = k0 + tl.arange(0, BLOCK_N)
     mask_m = (n < N) & (p < P) & (q < Q)
     mask_n = offs_n < K
-    mask = mask_m[:, None] & mask_n[None, :]
     offs = (((n * P + p) * Q + q) * K)[:, None] + offs_n[None, :]
-    acc = finish(tl.trans(acc), bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT, SLOPE)
-    tl.store(y_ptr + offs, acc.to(y_ptr.dtype.element_ty), mask=mask)
-    if moments_ptr is not None:
-        store_moments(moments_ptr + tile * 3 * K, acc, mask_m, offs_n, mask_n, K)
+    store_tile(
+        y_ptr, tl.trans(acc), bias_ptr, v_ptr, norm, offs, mask_m, offs_n, mask_n, tile, column, TILES, K, ACT, SLOPE,
+        NORM, GROUPS, COUNT, EPS, MOMENTUM,
+    )  # fmt: skip
 
 
 @triton.jit
 def conv2d_dx_box_kernel(
-    dy_desc, w_desc, bias_ptr, v_ptr, dx_ptr, moments_ptr,
+    dy_desc, w_desc, bias_ptr, v_ptr, dx_ptr, norm,
     N: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr, MOMENTUM: tl.constexpr,
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -99,9 +102,12 @@ def conv2d_dx_box_kernel(
     TAPS_W: tl.constexpr = (S + STRIDE_W - 1) // STRIDE_W
     STEPS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     TILES_N: tl.constexpr = (C + BLOCK_N - 1) // BLOCK_N
-    tile = tl.program_id(0) // TILES_N
-    c0 = tl.program_id(0) % TILES_N * BLOCK_N
-    n0, i0, j0 = _pixels(tile, CLASS_H, CLASS_W, TILE_N, TILE_P, TILE_Q)
+    TILES_P: tl.constexpr = (CLASS_H + TILE_P - 1) // TILE_P
+    TILES_Q: tl.constexpr = (CLASS_W + TILE_Q - 1) // TILE_Q
+    TILES: tl.constexpr = (N + TILE_N - 1) // TILE_N * TILES_P * TILES_Q * STRIDE_H * STRIDE_W
+    column = tl.program_id(0) % TILES_N
+    c0 = column * BLOCK_N
+    n0, i0, j0 = _pixels(tl.program_id(0) // TILES_N, CLASS_H, CLASS_W, TILE_N, TILE_P, TILE_Q)
     residue_h = tl.program_id(1) // STRIDE_W
     residue_w = tl.program_id(1) % STRIDE_W
     p0 = i0 + (residue_h + TOP) // STRIDE_H
@@ -116,10 +122,10 @@ def conv2d_dx_box_kernel(
         dy = dy_desc.load([n0, p0 - i, q0 - j, k])
         r = first_r + i * STRIDE_H
         s = first_s + j * STRIDE_W
-        column = (r * S + s) * C + c0
+        at = (r * S + s) * C + c0
         if R % STRIDE_H + S % STRIDE_W > 0:
-            column = tl.where((r < R) & (s < S), column, R * S * C)
-        w = tl.trans(w_desc.load([k, column]))
+            at = tl.where((r < R) & (s < S), at, R * S * C)
+        w = tl.trans(w_desc.load([k, at]))
         acc = tl.dot(w, tl.trans(tl.reshape(dy, (BLOCK_M, BLOCK_K))), acc, input_precision=PRECISION)
     n, i, j = _rows(n0, i0, j0, TILE_N, TILE_P, TILE_Q)
     h = i * STRIDE_H + residue_h
@@ -127,13 +133,12 @@ def conv2d_dx_box_kernel(
     offs_n = c0 + tl.arange(0, BLOCK_N)
     mask_m = (n < N) & (h < H) & (v < W)
     mask_n = offs_n < C
-    mask = mask_m[:, None] & mask_n[None, :]
     offs = (((n * H + h) * W + v) * C)[:, None] + offs_n[None, :]
-    acc = finish(tl.trans(acc), bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT, SLOPE)
-    tl.store(dx_ptr + offs, acc.to(dx_ptr.dtype.element_ty), mask=mask)
-    if moments_ptr is not None:
-        tile = tile * STRIDE_H * STRIDE_W + tl.program_id(1)
-        store_moments(moments_ptr + tile * 3 * C, acc, mask_m, offs_n, mask_n, C)
+    tile = tl.program_id(0) // TILES_N * STRIDE_H * STRIDE_W + tl.program_id(1)
+    store_tile(
+        dx_ptr, tl.trans(acc), bias_ptr, v_ptr, norm, offs, mask_m, offs_n, mask_n, tile, column, TILES, C, ACT, SLOPE,
+        NORM, GROUPS, COUNT, EPS, MOMENTUM,
+    )  # fmt: skip
 
 
 @triton.jit

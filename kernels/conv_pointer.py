@@ -18,7 +18,8 @@ its elements finds its own tap. conv2d_dw splits its long sum into slices, each 
 import triton
 import triton.language as tl
 
-from rawgan.kernels.gemm import below, finish, store_moments
+from rawgan.kernels.gemm import below, finish
+from rawgan.kernels.moments import store_tile
 
 
 @triton.jit
@@ -36,19 +37,22 @@ def _taps(k, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def conv2d_kernel(
-    x_ptr, w_ptr, bias_ptr, v_ptr, y_ptr, moments_ptr,
+    x_ptr, w_ptr, bias_ptr, v_ptr, y_ptr, norm,
     N: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr, MOMENTUM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = N * P * Q
     TERMS: tl.constexpr = R * S * C
     TILES_N: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
-    pid_m = tl.program_id(0) // TILES_N
-    offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tl.program_id(0) % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    TILES: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
+    tile = tl.program_id(0) // TILES_N
+    column = tl.program_id(0) % TILES_N
+    offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = column * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_m = below(offs_m, M, BLOCK_M)
     mask_n = below(offs_n, K, BLOCK_N)
     h0 = offs_m // Q % P * STRIDE_H - TOP
@@ -70,20 +74,20 @@ def conv2d_kernel(
         b = tl.load(w_ptr + offs_n[None, :] * TERMS + offs_k[:, None], mask=mask_k[:, None] & mask_n[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
     offs = offs_m[:, None] * K + offs_n[None, :]
-    mask = mask_m[:, None] & mask_n[None, :]
-    acc = finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT, SLOPE)
-    tl.store(y_ptr + offs, acc.to(y_ptr.dtype.element_ty), mask=mask)
-    if moments_ptr is not None:
-        store_moments(moments_ptr + pid_m * 3 * K, acc, mask_m, offs_n, mask_n, K)
+    store_tile(
+        y_ptr, acc, bias_ptr, v_ptr, norm, offs, mask_m, offs_n, mask_n, tile, column, TILES, K, ACT, SLOPE,
+        NORM, GROUPS, COUNT, EPS, MOMENTUM,
+    )  # fmt: skip
 
 
 @triton.jit
 def conv2d_dx_kernel(
-    dy_ptr, w_ptr, bias_ptr, v_ptr, dx_ptr, moments_ptr,
+    dy_ptr, w_ptr, bias_ptr, v_ptr, dx_ptr, norm,
     N: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr, MOMENTUM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     CLASS_H: tl.constexpr = (H + STRIDE_H - 1) // STRIDE_H  # pixels of a class; the last may lie outside
@@ -92,9 +96,10 @@ def conv2d_dx_kernel(
     TAPS_W: tl.constexpr = (S + STRIDE_W - 1) // STRIDE_W
     TERMS: tl.constexpr = TAPS_H * TAPS_W * K
     TILES_N: tl.constexpr = (C + BLOCK_N - 1) // BLOCK_N
-    pid_m = tl.program_id(0) // TILES_N
-    offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tl.program_id(0) % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    TILES: tl.constexpr = (N * CLASS_H * CLASS_W + BLOCK_M - 1) // BLOCK_M * STRIDE_H * STRIDE_W
+    column = tl.program_id(0) % TILES_N
+    offs_m = tl.program_id(0) // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = column * BLOCK_N + tl.arange(0, BLOCK_N)
     # h = residue + STRIDE_H * i meets r = first_r + STRIDE_H * j at p = p0 - j
     residue_h = tl.program_id(1) // STRIDE_W
     residue_w = tl.program_id(1) % STRIDE_W
@@ -128,12 +133,11 @@ def conv2d_dx_kernel(
         b = tl.load(w_ptr + w_offs[:, None] + offs_n[None, :], mask=mask_k[:, None] & mask_n[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
     offs = (((n * H + h) * W + v) * C)[:, None] + offs_n[None, :]
-    mask = mask_m[:, None] & mask_n[None, :]
-    acc = finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT, SLOPE)
-    tl.store(dx_ptr + offs, acc.to(dx_ptr.dtype.element_ty), mask=mask)
-    if moments_ptr is not None:
-        tile = pid_m * STRIDE_H * STRIDE_W + tl.program_id(1)
-        store_moments(moments_ptr + tile * 3 * C, acc, mask_m, offs_n, mask_n, C)
+    tile = tl.program_id(0) // TILES_N * STRIDE_H * STRIDE_W + tl.program_id(1)
+    store_tile(
+        dx_ptr, acc, bias_ptr, v_ptr, norm, offs, mask_m, offs_n, mask_n, tile, column, TILES, C, ACT, SLOPE,
+        NORM, GROUPS, COUNT, EPS, MOMENTUM,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """What all products share: their configurations, and what can be asked of them.
 
-Every product takes precision= and config=. For float32 arrays `precision` is
+Every product takes out=, an array to write to, precision= and config=. For float32 arrays `precision` is
 
     tf32x3   three TF32 products on the tensor cores, as accurate as float32 (the default)
     tf32     one, with 11 bits of each factor
@@ -79,17 +79,6 @@ def finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT: tl.constexpr, 
     else:
         acc = activate(acc, ACT, SLOPE)
     return acc
-
-
-@triton.jit
-def store_moments(out_ptr, acc, mask_m, offs_n, mask_n, WIDTH: tl.constexpr):
-    """Three rows of WIDTH: how many rows of acc count, and by column their mean and sum of squared distances from it."""
-    count = tl.sum(mask_m.to(tl.float32), 0)
-    mean = tl.sum(tl.where(mask_m[:, None], acc, 0.0), 0) / tl.maximum(count, 1.0)
-    distance = tl.where(mask_m[:, None], acc - mean[None, :], 0.0)
-    tl.store(out_ptr + offs_n, count + 0.0 * mean, mask=mask_n)
-    tl.store(out_ptr + WIDTH + offs_n, mean, mask=mask_n)
-    tl.store(out_ptr + 2 * WIDTH + offs_n, tl.sum(distance * distance, 0), mask=mask_n)
 
 
 @triton.jit

@@ -11,10 +11,10 @@ Sizes are constants of the compiled kernel, the batch too: a GAN has a dozen sha
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 
 import numpy as np
@@ -48,8 +48,12 @@ class Box:
     strides: tuple[int, ...]
     block: tuple[int, ...]
 
-    def descriptor(self, pointer: "Pointer") -> TensorDescriptor:
-        return TensorDescriptor(pointer, [*self.shape], [*self.strides], [*self.block])
+    def descriptor(self) -> TensorDescriptor:
+        """What Triton takes of a Box whose array is a Pointer."""
+        return TensorDescriptor(self.array, [*self.shape], [*self.strides], [*self.block])
+
+
+Argument = Array | Box | tuple | None
 
 
 class Dtype(str):
@@ -187,33 +191,55 @@ def aligned(*arrays: Array) -> bool:
     return all(address(a) % 16 == 0 for a in arrays)
 
 
-def run(kernel, grid: tuple[int, ...], *arguments: Array | Box | None, **constants) -> None:
-    """Starts a kernel: its arrays by position (None for one it does not have), its constants and configuration by name.
+def over(argument: Argument, f: Callable[[Array], object]):
+    """f(array) in the place of each array of an argument: an array, a Box, a named tuple of arrays, or None."""
+    if argument is None:
+        return None
+    if isinstance(argument, Box):
+        return replace(argument, array=f(argument.array))
+    if isinstance(argument, tuple):
+        return type(argument)(*(over(a, f) for a in argument))
+    return f(argument)
+
+
+def arrays(arguments: Iterable[Argument]) -> list[Array]:
+    """All arrays among the arguments of a kernel."""
+    found: list[Array] = []
+    for argument in arguments:
+        over(argument, found.append)
+    return found
+
+
+def run(kernel, grid: tuple[int, ...], *arguments: Argument, **constants) -> None:
+    """Starts a kernel: its arguments by position (None for one it does not have), its constants and configuration by name.
 
     Raises UserError where kernels cannot run, TypeError for mixed arrays, ValueError for one that no kernel takes.
     """
-    arrays = [a.array if isinstance(a, Box) else a for a in arguments]
     constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
-    for a in arrays:
-        if a is not None and not (a.flags.c_contiguous and a.dtype in DTYPES and a.size < 2**31):
+    for a in arrays(arguments):
+        if not (a.flags.c_contiguous and a.dtype in DTYPES and a.size < 2**31):
             raise ValueError(f"a kernel takes contiguous arrays of {', '.join(DTYPES.values())}, got {a.dtype} {a.shape}")
     if _compiled is not None:
         _compiled.append(kernel.warmup(*_given(arguments, lambda a: Pointer(0, DTYPES[a.dtype])), grid=grid, **constants))
         return
     start = Launch(kernel, grid, arguments, constants)
-    start()
-    launched[kernel.__name__] += 1
     if _recorded is not None:
         _recorded.append(start)
+    if _recorded is None or not _recorded.dry:
+        start()
+        launched[kernel.__name__] += 1
 
 
 class Launch:
     """One start of a kernel, to be repeated by calling it: about 1.5 us. It keeps its arrays alive."""
 
-    def __init__(self, kernel, grid: tuple[int, ...], arguments: tuple[Array | Box | None, ...], constants: dict):
+    def __init__(self, kernel, grid: tuple[int, ...], arguments: tuple[Argument, ...], constants: dict):
         self.kernel, self.grid, self.arguments, self.constants = kernel, grid, arguments, constants
-        xp = array_module(*self.arrays)
-        self._start = (_interpreted if xp is np else _handle)(kernel, grid, arguments, constants)
+
+    @cached_property
+    def _start(self) -> Callable[[], None]:
+        xp, given = array_module(*self.arrays), (self.kernel, self.grid, self.arguments, self.constants)
+        return _interpreted(*given) if xp is np else _handle(xp, *given)
 
     def __call__(self) -> None:
         self._start()
@@ -224,38 +250,38 @@ class Launch:
 
     @property
     def arrays(self) -> list[Array]:
-        """The arrays among the arguments."""
-        return [a.array if isinstance(a, Box) else a for a in self.arguments if a is not None]
+        return arrays(self.arguments)
 
     def moved(self, move: Callable[[Array], Array]) -> "Launch":
         """The same start with move(array) in the place of each array."""
-        arguments = (replace(a, array=move(a.array)) if isinstance(a, Box) else a if a is None else move(a) for a in self.arguments)
-        return Launch(self.kernel, self.grid, tuple(arguments), self.constants)
+        return Launch(self.kernel, self.grid, tuple(over(a, move) for a in self.arguments), self.constants)
 
 
 class Recording(list[Launch]):
     """What was launched, in order, and the arrays that were made for it meanwhile: called in their order, the launches do it all
-    again."""
+    again. dry: nothing was started, only written down."""
 
-    def __init__(self):
+    def __init__(self, dry: bool):
         super().__init__()
+        self.dry = dry
         self.workspace: list[Array] = []
 
 
 @contextmanager
-def record() -> Iterator[Recording]:
-    """Inside, every `run` is also written down in the Recording this gives, and every `empty`."""
+def record(dry: bool = False) -> Iterator[Recording]:
+    """Inside, every `run` is also written down in the Recording this gives, and every `empty`; dry: instead of being started."""
     global _recorded
-    before, _recorded = _recorded, Recording()
+    before, _recorded = _recorded, Recording(dry)
     try:
         yield _recorded
     finally:
         _recorded = before
 
 
-def _given(arguments, pointer) -> list:
-    """The arguments as Triton takes them; pointer(array) makes a Pointer."""
-    return [a if a is None else a.descriptor(pointer(a.array)) if isinstance(a, Box) else pointer(a) for a in arguments]
+def _given(arguments: tuple[Argument, ...], pointer: Callable[[Array], Pointer]) -> list:
+    """The arguments as Triton takes them."""
+    given = (over(a, pointer) for a in arguments)
+    return [g.descriptor() if isinstance(g, Box) else g for g in given]
 
 
 def _interpreted(kernel, grid, arguments, constants) -> Callable[[], None]:
@@ -268,33 +294,22 @@ def _interpreted(kernel, grid, arguments, constants) -> Callable[[], None]:
     return lambda: kernel[grid](*given, **constants)
 
 
-def _kind(argument, given):
-    """What of an argument a compiled kernel depends on."""
-    if isinstance(argument, Box):
-        return argument.array.dtype, argument.block
-    return argument if argument is None else (given.dtype, given.address % 16 == 0)
-
-
-def _handle(kernel, grid, arguments, constants) -> Callable[[], None]:
+def _handle(cupy, kernel, grid, arguments, constants) -> Callable[[], None]:
     """A start on the GPU. What Triton compiled is kept under all that it depends on, so that a repeat passes Triton's JIT by."""
     if triton.knobs.runtime.interpret:
         raise UserError("TRITON_INTERPRET=1 runs kernels on NumPy arrays, got CuPy arrays; unset it to run on the GPU")
-    cupy = array_module(*(a.array if isinstance(a, Box) else a for a in arguments))
+    kinds = (over(a, lambda a: (a.dtype, address(a) % 16 == 0)) for a in arguments)
+    key = (kernel, cupy.cuda.runtime.getDevice(), *kinds, *constants.items())
     given = _given(arguments, lambda a: Pointer(address(a), DTYPES[a.dtype]))
-    key = (kernel, cupy.cuda.runtime.getDevice(), *map(_kind, arguments, given), *constants.items())
     if key not in _handles:
         triton.runtime.driver.set_active(_gpu_driver(cupy))
         compiled = kernel.warmup(*given, grid=grid, **constants)
-        _handles[key] = (
-            compiled.run,
-            compiled.function,
-            compiled.packed_metadata,
-            [constants[n] for n in kernel.arg_names[len(given) :]],
-        )
-    start, *what, rest = _handles[key]
+        rest = [constants[name] for name in kernel.arg_names[len(given) :]]
+        _handles[key] = compiled.run, (compiled.function, compiled.packed_metadata, None, None, None), rest
+    start, what, rest = _handles[key]
     three = (*grid, 1, 1)[:3]
-    given = [g.address if isinstance(g, Pointer) else g for g in given]
-    return lambda: start(*three, cupy.cuda.get_current_stream().ptr, *what, None, None, None, *given, *rest)
+    given = [g if isinstance(g, TensorDescriptor) else over(g, lambda pointer: pointer.address) for g in given]
+    return lambda: start(*three, cupy.cuda.get_current_stream().ptr, *what, *given, *rest)
 
 
 def fit(*pairs: tuple) -> None:

@@ -77,28 +77,45 @@ def add_slices(
 
 
 def _matmul(
-    a, b, M, N, K, bias=None, act=None, slope=0.0, v=None, precision="tf32x3", config=None, transposed=(False, False)
-) -> Array:
+    a, b, M, N, K, bias=None, act=None, slope=0.0, v=None, out=None, slices=None, precision="tf32x3", config=None,
+    transposed=(False, False),
+) -> Array:  # fmt: skip
     """The product; where it has few tiles, its long sum is split over the programs that would be idle."""
-    y = launch.empty(a, (M, N))
-    launch.fit((y.shape, y.shape if v is None else v.shape))
     capability = launch.capability(a)
     config = config or launch.pick(table(a.dtype, precision), (M, N), capability)
     tiles = launch.cdiv(M, config["BLOCK_M"]) * launch.cdiv(N, config["BLOCK_N"])
-    steps, slices = split(launch.cdiv(K, config["BLOCK_K"]), tiles, capability)
-    finish = {"ACT": act, "SLOPE": slope} if slices == 1 else {"ACT": None, "SLOPE": 0.0}
-    target, *epilogue = (y, bias, v) if slices == 1 else (launch.empty(a, (slices, M, N), "float32"), None, None)
+    steps, count = split(launch.cdiv(K, config["BLOCK_K"]), tiles, capability)
+    y, target = outputs(a, (M, N), count, out, slices)
+    launch.fit((y.shape, y.shape if v is None else v.shape))
+    epilogue, finish = (bias, v), {"ACT": act, "SLOPE": slope}
+    if target is not y:
+        epilogue, finish = (None, None), {"ACT": None, "SLOPE": 0.0}
     launch.run(
-        matmul_kernel, (tiles, slices), a, b, *epilogue, target, M=M, N=N, K=K, A_TRANSPOSED=transposed[0],
+        matmul_kernel, (tiles, count), a, b, *epilogue, target, M=M, N=N, K=K, A_TRANSPOSED=transposed[0],
         B_TRANSPOSED=transposed[1], STEPS=steps, **finish, PRECISION=precision, **config,
     )  # fmt: skip
-    return y if slices == 1 else add_slices(target, y, bias, v, act, slope)
+    return y if target is y or slices is not None else add_slices(target, y, bias, v, act, slope)
+
+
+def outputs(like: Array, shape: tuple[int, ...], count: int, out: Array | None, slices: Array | bool | None) -> tuple[Array, Array]:
+    """(what is returned, where a product goes that is split into `count` slices).
+
+    The two are one unless the slices have to be added, to `out` or a new array. With slices=True, or an array for them, they are
+    returned as they are, float32 (count, *shape), for someone else to add.
+    """
+    if slices is not None:
+        given = launch.empty(like, (count, *shape), "float32") if slices is True else slices
+        launch.fit((given.shape, (count, *shape)), (given.dtype, "float32"))
+        return given, given
+    y = launch.empty(like, shape) if out is None else out
+    launch.fit((y.shape, shape))
+    return y, y if count == 1 else launch.empty(like, (count, *shape), "float32")
 
 
 def linear(
     x: Array, w: Array, b: Array | None = None, *, act: str | None = None, slope: float = 0.2, v: Array | None = None, **how
 ) -> Array:
-    """y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v). `how` is precision= and config=: see gemm.py."""
+    """y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v). `how` is out=, precision= and config=: see gemm.py."""
     launch.fit((x.shape[1], w.shape[1]), (w.shape[0], len(w if b is None else b)))
     return _matmul(x, w, len(x), *w.shape, bias=b, act=act, slope=slope, v=v, transposed=(False, True), **how)
 
@@ -111,6 +128,7 @@ def linear_dx(dy: Array, w: Array, *, act: str | None = None, slope: float = 0.2
 
 
 def linear_dw(x: Array, dy: Array, **how) -> Array:
+    """dw; with slices=True or an array for them, the slices of its sum: see outputs()."""
     launch.fit((len(x), len(dy)))
     return _matmul(dy, x, dy.shape[1], x.shape[1], len(x), transposed=(True, False), **how)
 

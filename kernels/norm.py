@@ -3,8 +3,8 @@
 An array is seen as (A, M, B) with the reduced axes M in the middle: BatchNorm has A = 1, B = channels; LayerNorm A = samples,
 B = 1; InstanceNorm A = samples, B = channels. A program sums a slice of M for BLOCK_B columns; a second kernel adds the slices in
 a fixed order. Moments are kept as count, mean and sum of squared distances from it and merged by the formula of Chan et al. 1983,
-which, unlike E(x^2) - mean^2, keeps its digits when the mean is large: one pass over x, or none where a convolution has left the
-moments of its tiles (`merge_moments`). Statistics are float32 whatever the arrays hold.
+which, unlike E(x^2) - mean^2, keeps its digits when the mean is large: one pass over x. Statistics are float32 whatever the arrays
+hold. (A product can leave the statistics of its output without any pass: moments.py.)
 """
 
 from functools import partial
@@ -16,13 +16,14 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels import launch
 from rawgan.kernels.gemm import below, load, split
+from rawgan.kernels.moments import add_sums, merge_moments
 from rawgan.kernels.spec import Spec
 from rawgan.ops import linear
 from rawgan.ops import norm as ops
 
 TILE = 2048  # values that a program adds up in a step
 SUMS = {"mean": 1, "product": 1, "moments": 3, "dx": 2, "dx2": 5}
-MERGE = {"BLOCK_S": 32, "BLOCK": 32, "num_warps": 4}
+MERGE = {"BLOCK": 32, "num_warps": 4}
 ELEMENTWISE = {"BLOCK": 1024, "num_warps": 4}
 
 
@@ -89,50 +90,24 @@ def norm_sums_kernel(
 @triton.jit
 def norm_means_kernel(
     slices_ptr, out_ptr, DIVISOR: tl.constexpr, B: tl.constexpr, AB: tl.constexpr, SUMS: tl.constexpr, SLICES: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out[sum, a, b] = the sum over the slices / DIVISOR."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SUMS * AB
     at = (offs % AB // B * SLICES * SUMS + offs // AB) * B + offs % B
-    total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        total += tl.sum(load(slices_ptr, at[None, :] + i[:, None] * SUMS * B, (i < SLICES)[:, None] & mask[None, :]), 0)
+    total = add_sums(slices_ptr, at, mask, SLICES, SUMS * B)
     tl.store(out_ptr + offs, (total / DIVISOR).to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def norm_moments_kernel(
-    slices_ptr, out_ptr, B: tl.constexpr, AB: tl.constexpr, SLICES: tl.constexpr, EPS: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
+    slices_ptr, out_ptr, B: tl.constexpr, AB: tl.constexpr, SLICES: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """out[0], out[1], out[2] = mean, variance, rstd of each a, b, from the count, mean and squared distances of each slice.
-
-    The mean first, then the distances: of each slice from its own mean, and of its mean from the mean of all.
-    """
+    """out[0], out[1], out[2] = mean, variance, rstd of each a, b, from the count, mean and squared distances of each slice."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < AB
-    at = offs // B * SLICES * 3 * B + offs % B
-    count = tl.zeros((BLOCK,), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        part = at[None, :] + i[:, None] * 3 * B
-        inside = (i < SLICES)[:, None] & mask[None, :]
-        n = load(slices_ptr, part, inside)
-        count += tl.sum(n, 0)
-        total += tl.sum(n * load(slices_ptr, part + B, inside), 0)
-    count = tl.maximum(count, 1.0)
-    mean = total / count
-    m2 = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, SLICES, BLOCK_S):
-        i = first + tl.arange(0, BLOCK_S)
-        part = at[None, :] + i[:, None] * 3 * B
-        inside = (i < SLICES)[:, None] & mask[None, :]
-        delta = load(slices_ptr, part + B, inside) - mean[None, :]
-        m2 += tl.sum(load(slices_ptr, part + 2 * B, inside) + load(slices_ptr, part, inside) * delta * delta, 0)
-    var = m2 / count
+    mean, var = merge_moments(slices_ptr, offs // B * SLICES * 3 * B + offs % B, mask, SLICES, B)
     tl.store(out_ptr + offs, mean, mask=mask)
     tl.store(out_ptr + AB + offs, var, mask=mask)
     tl.store(out_ptr + 2 * AB + offs, 1.0 / tl.sqrt(var + EPS), mask=mask)
@@ -208,16 +183,6 @@ def add_slices(slices: Array, out: Array, divisor: int) -> Array:
     return out
 
 
-def merge_moments(slices: Array, kept: tuple[int, ...], eps: float) -> Array:
-    """(3, *kept): mean, variance and rstd from the counts, means and squared distances of slices, (A, slices, 3, B)."""
-    A, count, _, B = slices.shape
-    moments = launch.empty(slices, (3, *kept), "float32")
-    launch.fit((moments.size, 3 * A * B))
-    grid = (launch.cdiv(A * B, MERGE["BLOCK"]),)
-    launch.run(norm_moments_kernel, grid, slices, moments, B=B, AB=A * B, SLICES=count, EPS=eps, **MERGE)
-    return moments
-
-
 def _means(kind: str, axes: ops.Axes, *arrays: Array) -> Array:
     """(sums, *kept) means of products, float32."""
     slices, kept = _slices(kind, axes, *arrays)
@@ -238,10 +203,10 @@ def mean(axes: ops.Axes, *factors: Array) -> Array:
     return _means("mean" if len(factors) == 1 else "product", axes, *factors)[0]
 
 
-def bias_db(dy: Array) -> Array:
-    """The sums over all axes but the last, in dy's dtype."""
+def bias_db(dy: Array, out: Array | None = None) -> Array:
+    """The sums over all axes but the last, in dy's dtype or that of `out`."""
     slices, _ = _slices("mean", (0,), dy.reshape(-1, dy.shape[-1]))
-    return add_slices(slices, launch.empty(dy, (dy.shape[-1],)), 1)
+    return add_slices(slices, launch.empty(dy, (dy.shape[-1],)) if out is None else out, 1)
 
 
 def affine(x: Array, scale: Array, shift: Array) -> Array:
@@ -253,7 +218,12 @@ def standardize(x: Array, mu: Array, rstd: Array) -> Array:
 
 
 def normalize(x: Array, axes: ops.Axes, eps: float) -> tuple[Array, Array, Array, Array]:
-    mu, var, rstd = merge_moments(*_slices("moments", axes, x), eps)
+    slices, kept = _slices("moments", axes, x)
+    A, count, _, B = slices.shape
+    moments = launch.empty(slices, (3, *kept))
+    grid = (launch.cdiv(A * B, MERGE["BLOCK"]),)
+    launch.run(norm_moments_kernel, grid, slices, moments, B=B, AB=A * B, SLICES=count, EPS=eps, **MERGE)
+    mu, var, rstd = moments
     return standardize(x, mu, rstd), rstd, mu, var
 
 

@@ -1,185 +1,211 @@
-"""BatchNorm and the activation after it as one: y = act(gamma xhat + beta). The mathematics is in rawgan/ops/norm.py and act.py.
+"""BatchNorm and the activation after it, between two products that do most of it. The mathematics is in rawgan/ops/norm.py.
 
-Forward is one elementwise pass from the statistics, which the convolution before it may have left (conv2d_moments); backward is
-one pass for the two sums and one for dx. Only x is kept: xhat and the activation are computed again, cheaper than loading them.
-With more than one group of samples, each has its own statistics: D's real and fake images in one batch. x is seen as (A, M, B), a
-group, the values that its statistics are taken over, the channels.
+    forward    y = conv2d(x, w, norm=Moments(gamma, beta, ...))              the product takes its own statistics
+               a = norm_act(y, stats, act)                                    act(scale y + shift), one elementwise pass
+    backward   dz = conv2d_dx(dy_above, w_above, norm=Sums(y, stats), act=act)    through act, with the sums dgamma and dbeta
+               dy = norm_dx(dz, y, stats, means)                              scale (dz - E(dz) - yhat E(yhat dz)), one more
 
-    z = gamma xhat + beta     dz = act'(z) dy     dgamma = sum of xhat dz     dbeta = sum of dz
-    dx = gamma rstd (dz - dbeta / M - xhat dgamma / M)
+So a layer's BatchNorm costs one launch each way, and of the forward pass only y is kept: yhat and the activation are computed
+again, which is cheaper than loading them. stats and means are those of moments.py: one row for each group of samples.
 """
-
-from math import prod
 
 import triton
 import triton.language as tl
 
-from rawgan.backend import Array
+from rawgan.backend import Array, array_module
 from rawgan.kernels import launch
-from rawgan.kernels.act import activate, activate_dx
-from rawgan.kernels.gemm import activated, activated_dx, below, load, split
-from rawgan.kernels.norm import ELEMENTWISE, TILE, add_slices
+from rawgan.kernels.act import activate
+from rawgan.kernels.conv import conv2d, conv2d_dx
+from rawgan.kernels.gemm import activated, activated_dx, below, load
+from rawgan.kernels.moments import Moments, Sums
 from rawgan.kernels.spec import Spec
-from rawgan.ops import norm as ops
+from rawgan.ops import conv as ops
+from rawgan.ops import norm as norm_ops
+from rawgan.ops.conv import output_size
 
-
-@triton.jit
-def _dz(dy, z, ACT: tl.constexpr, SLOPE: tl.constexpr):
-    """act'(z) dy; tanh and sigmoid have their derivative in their value."""
-    if ACT == "tanh" or ACT == "sigmoid":
-        return activate_dx(dy, activate(z, ACT, SLOPE), ACT, SLOPE)
-    else:
-        return activate_dx(dy, z, ACT, SLOPE)
+CONFIG = {"BLOCK": 1024, "num_warps": 4}
 
 
 @triton.jit
 def norm_act_kernel(
-    x_ptr, mean_ptr, rstd_ptr, gamma_ptr, beta_ptr, y_ptr,
-    SIZE: tl.constexpr, M: tl.constexpr, B: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    z_ptr, stats_ptr, y_ptr,
+    SIZE: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = below(offs, SIZE, BLOCK)
-    b = offs % B
-    at = offs // (M * B) * B + b
-    xhat = (load(x_ptr, offs, mask) - load(mean_ptr, at, mask)) * load(rstd_ptr, at, mask)
-    y = activate(load(gamma_ptr, b, mask) * xhat + load(beta_ptr, b, mask), ACT, SLOPE)
+    at = offs // GROUP * K + offs % K
+    scale = load(stats_ptr + 3 * GROUPS * K, at, mask)
+    shift = load(stats_ptr + 4 * GROUPS * K, at, mask)
+    y = activate(scale * load(z_ptr, offs, mask) + shift, ACT, SLOPE)
     tl.store(y_ptr + offs, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def norm_act_sums_kernel(
-    dy_ptr, x_ptr, mean_ptr, rstd_ptr, gamma_ptr, beta_ptr, slices_ptr,
-    M: tl.constexpr, B: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
-    SLICES: tl.constexpr, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    TILES_B: tl.constexpr = (B + BLOCK_B - 1) // BLOCK_B
-    ROWS: tl.constexpr = STEPS * BLOCK_M
-    a = tl.program_id(0) // TILES_B
-    i = tl.program_id(1)
-    b = tl.program_id(0) % TILES_B * BLOCK_B + tl.arange(0, BLOCK_B)
-    mask_b = below(b, B, BLOCK_B)
-    mean = load(mean_ptr, a * B + b, mask_b)
-    rstd = load(rstd_ptr, a * B + b, mask_b)
-    gamma = load(gamma_ptr, b, mask_b)
-    beta = load(beta_ptr, b, mask_b)
-    dbeta = tl.zeros((BLOCK_B,), tl.float32)
-    dgamma = tl.zeros((BLOCK_B,), tl.float32)
-    for step in range(STEPS):
-        offs_m = i * ROWS + step * BLOCK_M + tl.arange(0, BLOCK_M)
-        mask = below(offs_m, M, ROWS)[:, None] & mask_b[None, :]
-        offs = (a * M + offs_m)[:, None] * B + b[None, :]
-        xhat = (load(x_ptr, offs, mask) - mean[None, :]) * rstd[None, :]
-        dz = _dz(load(dy_ptr, offs, mask), gamma[None, :] * xhat + beta[None, :], ACT, SLOPE)
-        dbeta += tl.sum(dz, 0)
-        dgamma += tl.sum(dz * xhat, 0)
-    out_ptr = slices_ptr + (a * SLICES + i) * 2 * B + b
-    tl.store(out_ptr, dbeta, mask=mask_b)
-    tl.store(out_ptr + B, dgamma, mask=mask_b)
-
-
-@triton.jit
-def norm_act_dx_kernel(
-    dy_ptr, x_ptr, mean_ptr, rstd_ptr, gamma_ptr, beta_ptr, dbeta_ptr, dgamma_ptr, dx_ptr,
-    SIZE: tl.constexpr, M: tl.constexpr, B: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+def norm_dx_kernel(
+    dz_ptr, z_ptr, stats_ptr, means_ptr, dx_ptr,
+    SIZE: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = below(offs, SIZE, BLOCK)
-    b = offs % B
-    at = offs // (M * B) * B + b
-    rstd = load(rstd_ptr, at, mask)
-    gamma = load(gamma_ptr, b, mask)
-    xhat = (load(x_ptr, offs, mask) - load(mean_ptr, at, mask)) * rstd
-    dz = _dz(load(dy_ptr, offs, mask), gamma * xhat + load(beta_ptr, b, mask), ACT, SLOPE)
-    dx = gamma * rstd * (dz - load(dbeta_ptr, at, mask) * (1.0 / M) - xhat * load(dgamma_ptr, at, mask) * (1.0 / M))
+    at = offs // GROUP * K + offs % K
+    zhat = (load(z_ptr, offs, mask) - load(stats_ptr, at, mask)) * load(stats_ptr + 2 * GROUPS * K, at, mask)
+    dz = load(dz_ptr, offs, mask) - load(means_ptr, at, mask) - zhat * load(means_ptr + GROUPS * K, at, mask)
+    dx = load(stats_ptr + 3 * GROUPS * K, at, mask) * dz
     tl.store(dx_ptr + offs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
-def _view(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array) -> tuple[int, int, int]:
-    """(A, M, B): groups, values of a group, channels."""
-    A, B = mean.shape
-    launch.fit((x.shape[-1], B), (rstd.shape, mean.shape), (gamma.shape, (B,)), (beta.shape, (B,)), (len(x) % A, 0))
-    return A, x.size // (A * B), B
+def _sizes(z: Array, stats: Array) -> dict[str, int]:
+    _, groups, K = stats.shape
+    launch.fit((z.shape[-1], K), (len(z) % groups, 0))
+    return {"SIZE": z.size, "GROUP": z.size // groups, "K": K, "GROUPS": groups}
 
 
-def norm_act(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, act: str | None = "relu", slope: float = 0.2) -> Array:
-    """y = act(gamma (x - mean) rstd + beta): x (N, ..., B), mean and rstd (A, B) of A equal groups of samples, gamma, beta (B,)."""
-    _, M, B = _view(x, mean, rstd, gamma, beta)
-    y = launch.empty(x, x.shape)
-    grid = (launch.cdiv(x.size, ELEMENTWISE["BLOCK"]),)
-    launch.run(norm_act_kernel, grid, x, mean, rstd, gamma, beta, y, SIZE=x.size, M=M, B=B, ACT=act, SLOPE=slope, **ELEMENTWISE)
+def norm_act(z: Array, stats: Array, act: str | None = "relu", slope: float = 0.2, out: Array | None = None) -> Array:
+    """y = act(scale z + shift): z (N, ..., K), stats (5, groups, K)."""
+    y = launch.empty(z, z.shape) if out is None else out
+    launch.fit((y.shape, z.shape))
+    grid = (launch.cdiv(z.size, CONFIG["BLOCK"]),)
+    launch.run(norm_act_kernel, grid, z, stats, y, **_sizes(z, stats), ACT=act, SLOPE=slope, **CONFIG)
     return y
 
 
-def norm_act_dx(
-    dy: Array, x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, act: str | None = "relu", slope: float = 0.2
-) -> tuple[Array, Array, Array]:
-    """dx, dgamma and dbeta, the last two (A, B): one row for each group of samples."""
-    A, M, B = _view(x, mean, rstd, gamma, beta)
-    launch.fit((dy.shape, x.shape))
-    block_b = min(64, triton.next_power_of_2(B))
-    block_m = min(TILE // block_b, triton.next_power_of_2(M))
-    tiles = A * launch.cdiv(B, block_b)
-    steps, count = split(launch.cdiv(M, block_m), tiles, launch.capability(x))
-    slices = launch.empty(x, (A, count, 2, B), "float32")
-    how = {"M": M, "B": B, "ACT": act, "SLOPE": slope}
-    launch.run(
-        norm_act_sums_kernel, (tiles, count), dy, x, mean, rstd, gamma, beta, slices, **how,
-        SLICES=count, STEPS=steps, BLOCK_M=block_m, BLOCK_B=block_b, num_warps=4,
-    )  # fmt: skip
-    dbeta, dgamma = add_slices(slices, launch.empty(x, (2, A, B), "float32"), 1)
-    dx = launch.empty(x, x.shape)
-    given = dy, x, mean, rstd, gamma, beta, dbeta, dgamma, dx
-    launch.run(norm_act_dx_kernel, (launch.cdiv(x.size, ELEMENTWISE["BLOCK"]),), *given, SIZE=x.size, **how, **ELEMENTWISE)
-    return dx, dgamma, dbeta
+def norm_dx(dz: Array, z: Array, stats: Array, means: Array) -> Array:
+    """dx = scale (dz - means[0] - zhat means[1]), zhat = (z - mean) rstd: dz and z (N, ..., K), means (2, groups, K)."""
+    launch.fit((dz.shape, z.shape), (means.shape, (2, *stats.shape[1:])))
+    dx = launch.empty(z, z.shape)
+    grid = (launch.cdiv(z.size, CONFIG["BLOCK"]),)
+    launch.run(norm_dx_kernel, grid, dz, z, stats, means, dx, **_sizes(z, stats), **CONFIG)
+    return dx
 
 
-def _xhat(x, mean, rstd):
-    """xhat of x as (A, M, B), and the shape that its statistics broadcast from."""
-    parts = x.reshape(len(mean), -1, x.shape[-1])
-    return (parts - mean[:, None]) * rstd[:, None], rstd[:, None]
+# Specs: a product with its BatchNorm and activation, forward and backward, for a critic (down) and for a generator (up)
 
 
-def _norm_act_reference(x, mean, rstd, gamma, beta, act, slope):
-    xhat, _ = _xhat(x, mean, rstd)
-    return activated(ops.affine(xhat, gamma, beta), act, slope).reshape(x.shape)
+def conv2d_norm_act(x, w, gamma, beta, mean, var, *, stride, pad, act, groups, **how):
+    """A layer of a critic: its product, its activation, its statistics; the running mean and variance are moved in place."""
+    norm = Moments(gamma, beta, mean, var, groups=groups)
+    z = conv2d(x, w, None, stride, pad, norm=norm, **how)
+    return z, norm_act(z, norm.stats, act), norm.stats
 
 
-def _norm_act_dx_reference(dy, x, mean, rstd, gamma, beta, act, slope):
-    xhat, rstd = _xhat(x, mean, rstd)
-    z = ops.affine(xhat, gamma, beta)
-    v = activated(z, act, slope) if act in ("tanh", "sigmoid") else z
-    dz = activated_dx(dy.reshape(xhat.shape), act, v, slope)
-    dx = ops.normalize_dx(gamma * dz, xhat, rstd, (1,))
-    return dx.reshape(x.shape), (xhat * dz).sum(1), dz.sum(1)
+def conv2d_dx_norm_act(x, w, gamma, beta, mean, var, *, size, stride, pad, act, groups, **how):
+    """A layer of a generator."""
+    norm = Moments(gamma, beta, mean, var, groups=groups)
+    z = conv2d_dx(x, w, size, stride, pad, norm=norm, **how)
+    return z, norm_act(z, norm.stats, act), norm.stats
 
 
-def _make(gradient: bool):
-    def make(array, shape, groups, act):
-        kept = (groups, shape[-1])
-        arrays = [array(*shape) for _ in range(1 + gradient)]
-        mean, width, gamma, beta = (array(*size, dtype="float32") for size in (kept, kept, shape[-1:], shape[-1:]))
-        return (*arrays, mean, 1 / (1 + width**2), gamma, beta), {"act": act, "slope": 0.2}
+def conv2d_dx_norm_dx(dy, w, z, stats, *, stride, pad, act, **how):
+    """Backward through a product of a critic, and the activation and BatchNorm below it."""
+    norm = Sums(z, stats)
+    dz = conv2d_dx(dy, w, z.shape[1:3], stride, pad, norm=norm, act=act, **how)
+    return norm_dx(dz, z, stats, norm.means), norm.dgamma, norm.dbeta
+
+
+def conv2d_norm_dx(dy, w, z, stats, *, stride, pad, act, **how):
+    """The same of a generator."""
+    norm = Sums(z, stats)
+    dz = conv2d(dy, w, None, stride, pad, norm=norm, act=act, **how)
+    return norm_dx(dz, z, stats, norm.means), norm.dgamma, norm.dbeta
+
+
+def _forward_reference(product):
+    def reference(x, w, gamma, beta, mean, var, *, act, groups, **where):
+        z = product(x, w, **where)
+        parts = z.reshape(groups, -1, z.shape[-1])
+        xhat, rstd, mu, v = norm_ops.normalize(parts, (1,), 1e-5)
+        scale = gamma * rstd
+        stats = [a.reshape(groups, -1) for a in (mu, v, rstd, scale, beta - mu * scale)]
+        for group in range(groups):
+            mean += 0.1 * (stats[0][group] - mean)
+            var += 0.1 * (stats[1][group] * (M := parts.shape[1]) / (M - 1) - var)
+        return z, activated(norm_ops.affine(xhat, gamma, beta), act).reshape(z.shape), array_module(z).stack(stats)
+
+    return reference
+
+
+def _backward_reference(product):
+    def reference(dy, w, z, stats, *, act, **where):
+        mean, _, rstd, scale, shift = stats[:, :, None]
+        parts = z.reshape(len(mean), -1, z.shape[-1])
+        zhat, pre = (parts - mean) * rstd, scale * parts + shift
+        v = activated(pre, act) if act in ("tanh", "sigmoid") else pre
+        dz = activated_dx(product(dy, w, z.shape[1:3], **where).reshape(parts.shape), act, v)
+        dx = norm_ops.normalize_dx(dz, zhat, scale, (1,))
+        return dx.reshape(z.shape), (dz * zhat).sum((0, 1)), dz.sum((0, 1))
+
+    return reference
+
+
+def _stats(array, groups, K):
+    """What a BatchNorm may have left, of any mean and width."""
+    stats = array(5, groups, K, dtype="float32")
+    stats[1] = stats[1] ** 2
+    stats[2] = (1 + stats[1]) ** -0.5
+    stats[4] -= stats[0] * stats[3]
+    return stats
+
+
+def _make(up: bool, backward: bool):
+    """The input of a layer, or the gradient above it, of the critic's shape (N, H, W, C) to K filters, or of a generator's back."""
+
+    def make(array, N, H, W, C, K, R, stride, pad, act, groups):
+        large, small = (N, H, W, C), (N, *(output_size(n, R, stride, (pad, pad)) for n in (H, W)), K)
+        w, where = array(K, R, R, C), {"stride": stride, "pad": pad, "act": act}
+        if backward:
+            z, dy = (small, large) if up else (large, small)
+            return (array(*dy), w, array(*z), _stats(array, groups, z[-1])), where
+        x, width = (small, C) if up else (large, K)
+        params = [array(width, dtype="float32") for _ in range(4)]
+        return (array(*x), w, *params), where | {"groups": groups} | ({"size": (H, W)} if up else {})
 
     return make
 
 
-def _spec(wrapper, reference, gradient: bool, passes: int) -> Spec:
-    large = {"shape": (256, 16, 16, 128), "groups": 2, "act": "leaky_relu"}
+def _case(N, H, C, K, R, stride, pad, act="leaky_relu", groups=1):
+    return {"N": N, "H": H, "W": H, "C": C, "K": K, "R": R, "stride": stride, "pad": pad, "act": act, "groups": groups}
+
+
+def _spec(wrapper, reference, up: bool, backward: bool) -> Spec:
+    large = tuple(
+        _case(256, size, c, k, 4, 2, 1, "relu" if up else "leaky_relu", 2) for size, c, k in ((32, 64, 128), (16, 128, 256))
+    )
+
+    def traffic(itemsize, N, H, W, C, K, R, stride, pad, **_):
+        x, y = H * W * C, (H // stride) * (W // stride) * K
+        normalised = x if up != backward else y
+        return itemsize * (N * (x + y + (3 + backward) * normalised) + K * R * R * C)
+
     return Spec(
         name=wrapper.__name__,
         wrapper=wrapper,
         reference=reference,
-        make=_make(gradient),
+        make=_make(up, backward),
         cases=(
-            {"shape": (6, 9, 11, 5), "groups": 2, "act": "leaky_relu"},
-            {"shape": (7, 70), "groups": 1, "act": "tanh"},
-            {"shape": (2, 12, 10, 33), "groups": 1, "act": "relu"},
+            _case(4, 16, 64, 64, 4, 2, 1, groups=2),  # in boxes
+            _case(3, 7, 5, 6, 3, 2, 1, "tanh"),
+            _case(8, 8, 16, 16, 4, 2, 1, "relu", 2),
         ),
-        benchmarks=(large,),
-        traffic=lambda itemsize, shape, **_: passes * itemsize * prod(shape),
-        flops=lambda shape, **_: 5 * passes * prod(shape),
-        compiles=(("bfloat16", large, {}), ("float32", large | {"act": "tanh"}, {})),
+        benchmarks=large,
+        traffic=traffic,
+        flops=lambda N, H, W, C, K, R, stride, pad, **_: 2 * N * (H // stride) * (W // stride) * K * R * R * C,
+        compiles=tuple(("bfloat16", case, {"form": form}) for case in large[1:] for form in ("pointer", "descriptor")),
+        dtypes=("float32", "tf32", "float16", "bfloat16"),
+        writes=() if backward else (4, 5),  # the running statistics
     )
 
 
-SPECS = (_spec(norm_act, _norm_act_reference, False, 2), _spec(norm_act_dx, _norm_act_dx_reference, True, 5))
+SPECS = (
+    _spec(
+        conv2d_norm_act, _forward_reference(lambda x, w, stride, pad: ops.conv2d(x, w, None, stride, pad)), up=False, backward=False
+    ),
+    _spec(conv2d_dx_norm_act, _forward_reference(ops.conv2d_dx), up=True, backward=False),
+    _spec(conv2d_dx_norm_dx, _backward_reference(ops.conv2d_dx), up=False, backward=True),
+    _spec(
+        conv2d_norm_dx,
+        _backward_reference(lambda dy, w, size, stride, pad: ops.conv2d(dy, w, None, stride, pad)),
+        up=True,
+        backward=True,
+    ),
+)

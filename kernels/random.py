@@ -6,6 +6,7 @@ arrays that never overlap.
 """
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import triton
@@ -16,6 +17,13 @@ from rawgan.kernels import launch
 from rawgan.kernels.spec import Spec
 
 CONFIG = {"BLOCK": 512, "num_warps": 4}
+
+
+class Ticks(NamedTuple):
+    """The step counters of the two optimizers, int32 (1,) each."""
+
+    generator: Array
+    discriminator: Array
 
 
 @triton.jit
@@ -83,12 +91,50 @@ def uniform_kernel(
 
 
 @triton.jit
+def _pixels(data_ptr, index_ptr, offs, mask, ROW: tl.constexpr, UNIT: tl.constexpr):
+    """The pixels of a batch as values in [-1, 1], or with UNIT in [0, 1]."""
+    row = tl.load(index_ptr + offs // ROW, mask=mask, other=0).to(tl.int64)
+    x = tl.load(data_ptr + row * ROW + offs % ROW, mask=mask, other=0).to(tl.float32)
+    if UNIT:
+        x = x * (1.0 / 255.0)
+    else:
+        x = x * (2.0 / 255.0) - 1.0
+    return x
+
+
+@triton.jit
+def step_inputs_kernel(
+    z_ptr, real_ptr, data_ptr, index_ptr, state_ptr, ticks, Z: tl.constexpr, REAL: tl.constexpr, ROW: tl.constexpr,
+    BATCHES: tl.constexpr, NORMAL: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The first programs draw z, the others gather pixels."""
+    PROGRAMS: tl.constexpr = ((Z + 3) // 4 + BLOCK - 1) // BLOCK
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if tl.program_id(0) < PROGRAMS:
+        a, b, c, d = _words(state_ptr, offs, 0)
+        if NORMAL:
+            z0, z1 = _box_muller(a, b)
+            z2, z3 = _box_muller(c, d)
+        else:
+            z0, z1, z2, z3 = _uniform(a, -1.0, 1.0), _uniform(b, -1.0, 1.0), _uniform(c, -1.0, 1.0), _uniform(d, -1.0, 1.0)
+        _store_quarters(z_ptr, offs, z0, z1, z2, z3, Z)
+    else:
+        offs -= PROGRAMS * BLOCK
+        mask = offs < REAL
+        batch = (tl.load(state_ptr + 1) % BATCHES).to(tl.int32)
+        x = _pixels(data_ptr, index_ptr + batch * (REAL // ROW), offs, mask, ROW, UNIT)
+        tl.store(real_ptr + offs, x.to(real_ptr.dtype.element_ty), mask=mask)
+    if tl.program_id(0) == 0:
+        tl.store(ticks.generator, tl.load(ticks.generator) + 1)
+        tl.store(ticks.discriminator, tl.load(ticks.discriminator) + 1)
+
+
+@triton.jit
 def gather_kernel(data_ptr, index_ptr, out_ptr, SIZE: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
-    row = tl.load(index_ptr + offs // ROW, mask=mask, other=0).to(tl.int64)
-    x = tl.load(data_ptr + row * ROW + offs % ROW, mask=mask, other=0).to(tl.float32)
-    tl.store(out_ptr + offs, (x * (2.0 / 255.0) - 1.0).to(out_ptr.dtype.element_ty), mask=mask)
+    x = _pixels(data_ptr, index_ptr, offs, mask, ROW, False)
+    tl.store(out_ptr + offs, x.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def normal(out: Array, state: Array, stream: int = 0) -> None:
@@ -115,6 +161,23 @@ def gather(data: Array, index: Array, out: Array) -> None:
     launch.fit((len(index), len(out)), (data.size // len(data), row))
     grid = (launch.cdiv(out.size, CONFIG["BLOCK"]),)
     launch.run(gather_kernel, grid, data, index, out, SIZE=out.size, ROW=row, **CONFIG)
+
+
+def step_inputs(
+    z: Array, real: Array, data: Array, index: Array, state: Array, g_step: Array, d_step: Array,
+    draw: str = "normal", pixels: str = "tanh",
+) -> None:  # fmt: skip
+    """What a training step needs, in one launch: fills z and `real`, and adds 1 to both optimizers' steps, (1,) int32.
+
+    z from N(0, 1) ("normal") or U(-1, 1) ("uniform"), of stream 0; real (N, ...) from data (images, ...) of uint8, as "tanh" in
+    [-1, 1] or "unit" in [0, 1]; index (batches, N) int32: the images of batch `step mod batches`. state as for normal.
+    """
+    row = real.size // len(real)
+    launch.fit((index.shape[1], len(real)), (data.size // len(data), row))
+    grid = (*_grid(z), launch.cdiv(real.size, CONFIG["BLOCK"]))
+    sizes = {"Z": z.size, "REAL": real.size, "ROW": row, "BATCHES": len(index)}
+    how = {"NORMAL": draw == "normal", "UNIT": pixels == "unit"}
+    launch.run(step_inputs_kernel, (sum(grid),), z, real, data, index, state, Ticks(g_step, d_step), **sizes, **how, **CONFIG)
 
 
 def _philox(seed: int, words: list[np.ndarray]) -> list[np.ndarray]:
@@ -157,6 +220,25 @@ def _gather_reference(data, index, out):
     out[...] = data[index.astype(np.int64)] * (2 / 255) - 1
 
 
+def _step_inputs_reference(z, real, data, index, state, g_step, d_step, draw, pixels):
+    if draw == "normal":
+        _normal_reference(z, state, 0)
+    else:
+        _uniform_reference(z, state, (-1.0, 1.0), 0)
+    _gather_reference(data, index[int(state[1]) % len(index)], real)
+    if pixels == "unit":
+        real[...] = (real + 1) / 2
+    g_step += 1
+    d_step += 1
+
+
+def _make_inputs(array, N, z, images, row, batches, step, **how):
+    state, index = array(2, dtype="int64"), array(batches, N, dtype="int32")
+    state[:], index[...] = (77, step), index % images
+    ticks = array(1, dtype="int32"), array(1, dtype="int32")
+    return (array(N, z), array(N, row), array(images, row, dtype="uint8"), index, state, *ticks), how
+
+
 def _make(array, shape, step, stream, **options):
     state = array(2, dtype="int64")
     state[:] = 2**40 + 5, step
@@ -196,5 +278,28 @@ SPECS = (
         flops=lambda images, N, row: 2 * N * row,
         compiles=(("bfloat16", {"images": 100, "N": 128, "row": 64 * 64 * 3}, {}),),
         writes=(2,),
+    ),
+    Spec(
+        name="step_inputs",
+        wrapper=step_inputs,
+        reference=_step_inputs_reference,
+        make=_make_inputs,
+        cases=(
+            {"N": 7, "z": 103, "images": 50, "row": 211, "batches": 3, "step": 5, "draw": "normal", "pixels": "tanh"},
+            {"N": 2, "z": 20, "images": 9, "row": 64, "batches": 1, "step": 2**33, "draw": "uniform", "pixels": "unit"},
+        ),
+        benchmarks=(
+            {"N": 128, "z": 100, "images": 6000, "row": 64 * 64 * 3, "batches": 50, "step": 1, "draw": "normal", "pixels": "tanh"},
+        ),
+        traffic=lambda itemsize, N, z, row, **_: itemsize * N * z + (1 + itemsize) * N * row,
+        flops=lambda N, z, row, **_: N * (40 * z + 2 * row),
+        compiles=(
+            (
+                "bfloat16",
+                {"N": 128, "z": 100, "images": 9, "row": 64 * 64 * 3, "batches": 50, "step": 1, "draw": "normal", "pixels": "tanh"},
+                {},
+            ),
+        ),
+        writes=(0, 1, 5, 6),
     ),
 )

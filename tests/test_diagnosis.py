@@ -64,7 +64,7 @@ def test_a_discriminator_that_is_sure(objective, complaints):
     said = complaints("dcgan", 300, objective=objective, generator_optimizer=STILL, discriminator_optimizer=FAST)
     saturates = [line for line in said if "D saturates" in line]
     assert len(saturates) == 1 and "without doubt" in saturates[0] and "try" in saturates[0]
-    assert ("--real-label" in saturates[0]) == isinstance(objective, BCE)
+    assert ("--real-label 0.9" in saturates[0]) == (objective == BCE()) and "wgan_gp" in saturates[0]
 
 
 def test_a_wasserstein_critic_is_never_sure(complaints):

@@ -10,7 +10,7 @@ from pickle import loads
 
 import numpy as np
 import pytest
-from reference import assert_close
+from tolerance import assert_close, kernel_tolerance
 
 from rawgan.errors import UserError
 from rawgan.kernels import kernels, launch, specs
@@ -18,8 +18,6 @@ from rawgan.kernels import kernels, launch, specs
 HERE = Path(__file__).parent
 SPECS = specs()
 CASES = [(name, i, dtype) for name, spec in SPECS.items() for i in range(len(spec.cases)) for dtype in spec.dtypes]
-# dtypes in the words of `tolerance`: one that NumPy has, and by how much its rounding is coarser than that one's
-ROUNDING = {"tf32": ("float16", 1), "bfloat16": ("float16", 8)}
 
 
 def python(*arguments, **environment):
@@ -56,11 +54,9 @@ def check(result, name):
     """Every output within the tolerance of its dtype, and nothing else written."""
     assert not isinstance(result, str), result
     for i, (got, want) in enumerate(zip(result["got"], result["want"], strict=True)):
-        base, coarser = ROUNDING.get(result["dtypes"][i], (result["dtypes"][i], 1))
-        kind = {"terms": coarser**2}
-        if result["bound"]:
-            kind = {"bound": result["bound"][i], "terms": coarser**2 * np.maximum(result["terms"][i], 1)}
-        assert_close(got, want, f"{name}, output {i}", base, **kind)
+        bound = (result["bound"][i], result["terms"][i]) if result["bound"] else ()
+        allowed = kernel_tolerance(result["dtypes"][i], np.asarray(want, np.float64), *bound)
+        assert_close(got, want, f"{name}, output {i}", allowed=allowed)
     assert not result["stray_stores"], "a store outside an array"
     assert not result["changed"], f"arguments {result['changed']} were changed"
 

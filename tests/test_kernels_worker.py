@@ -13,7 +13,7 @@ from runpy import run_path
 
 import numpy as np
 
-from rawgan.backend import choose_device, to_host
+from rawgan.backend import address, choose_device, to_host
 from rawgan.kernels import launch, specs
 
 BAND = 2**16  # bytes before and after each array
@@ -67,6 +67,44 @@ def mend_interpreter():
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
 
 
+class Bounds:
+    """Triton's interpreter, which takes any address, made to take those of a launch's own arrays alone."""
+
+    def __init__(self):
+        import triton.runtime.interpreter as interpreter
+
+        self.inner, interpreter._interpreter = interpreter._interpreter, self
+        start, self.arrays = launch.Launch.__call__, []
+
+        def watched(this):
+            self.arrays = [(address(a), address(a) + a.nbytes) for a in this.arrays]
+            start(this)
+
+        launch.Launch.__call__ = watched
+
+    def check(self, pointers, mask, size, what):
+        inside = np.zeros(pointers.shape, bool)
+        for start, end in self.arrays:
+            inside |= (pointers >= start) & (pointers + size <= end)
+        if (outside := mask & ~inside).any():
+            raise IndexError(f"{what} outside the arrays of the launch, {outside.sum()} of {outside.size}")
+
+    def load(self, pointers, mask, other, dtype):
+        self.check(pointers, mask, np.dtype(dtype).itemsize, "a load")
+        return self.inner.load(pointers, mask, other, dtype)
+
+    def store(self, pointers, value, mask):
+        self.check(pointers, mask, value.itemsize, "a store")
+        return self.inner.store(pointers, value, mask)
+
+    def atomic_rmw(self, operation, pointers, value, mask, sem):
+        self.check(pointers, mask, value.itemsize, "an atomic")
+        return self.inner.atomic_rmw(operation, pointers, value, mask, sem)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
 class NoTorch:
     """Whoever imports PyTorch fails: kernels do without."""
 
@@ -117,8 +155,8 @@ def run_case(xp, spec, case, dtype):
 
     def call(f, values, **more):
         result = f(*values[: len(args)], **dict(zip(options, values[len(args) :])), **more)
-        results = [values[i] for i in written] or (result if isinstance(result, tuple) else [result])
-        return list(results)
+        returned = result if isinstance(result, tuple) else () if result is None else (result,)
+        return [*returned, *(values[i] for i in written)]
 
     got = call(spec.wrapper, given, **({"precision": "tf32"} if dtype == "tf32" else {}))
     want = call(spec.reference, [float64(a) for a in values])
@@ -145,6 +183,7 @@ def main(device, path, *names):
     xp = np if device == "cpu" else choose_device("gpu").xp
     if device == "cpu":
         mend_interpreter()
+        Bounds()
     results = {}
     for spec in (spec for name in names for spec in (run_path(name)["SPECS"] if name.endswith(".py") else [specs()[name]])):
         for i, case in enumerate(spec.cases):

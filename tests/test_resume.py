@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -50,6 +51,61 @@ def test_killed_and_resumed_is_the_same_run(recipe, tmp_path, monkeypatch):
     assert list(checkpoints(tmp_path / "killed")) == [told.steps // 2]
     assert resume(tmp_path / "killed") == (told.steps, told.steps)
     assert_same_run(tmp_path / "killed", tmp_path / "straight")
+
+
+def forget_count(session):
+    session.optimizers["generator"].t = 0
+
+
+def forget_slots(session):
+    session.optimizers["discriminator"].slots["v"][...] = 0
+
+
+def forget_streams(session):
+    session.random.stream("penalty").random(1)
+
+
+def forget_place(session):
+    session.feed.order.at = 0
+
+
+def forget_statistics(session):
+    session.gan.generator.buffers["2.running_var"][...] = 1
+
+
+def forget_average(session):
+    session.average.parameters.flat[...] = session.average.source.flat
+
+
+MISTAKES = [forget_count, forget_slots, forget_streams, forget_place, forget_statistics, forget_average]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_forgotten_on_resume_shows(mistake, straight_and_half, tmp_path, monkeypatch):
+    """That the comparison of the tests above sees each of the things that people forget to save."""
+    straight, half = straight_and_half
+    original = session.Session.restore
+
+    def restore(self, path):
+        original(self, path)
+        mistake(self)
+
+    run = shutil.copytree(half, tmp_path / "run")
+    monkeypatch.setattr(session.Session, "restore", restore)
+    resume(run, steps=8)
+    with pytest.raises(AssertionError):
+        assert_same_run(run, straight)
+
+
+@pytest.fixture(scope="module")
+def straight_and_half(tmp_path_factory, nothing_plotted):
+    """Runs of eight steps and of four, with all that there is to be saved."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, steps in (("straight", 8), ("half", 4)):
+        start(options("wgan_gp", steps=steps, ema=0.9, checkpoint_every=4), folder / name)
+    resume(shutil.copytree(folder / "half", folder / "right"), steps=8)
+    assert_same_run(folder / "right", folder / "straight")
+    return folder / "straight", folder / "half"
 
 
 def test_more_steps_after_the_end_are_the_same_run(tmp_path):

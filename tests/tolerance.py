@@ -14,6 +14,7 @@ ROUNDING = {"tf32": ("float16", 1), "bfloat16": ("float16", 8)}
 def tolerance(dtype, want, terms=1, bound=None, scale=None, order=1):
     """The allowed |got - want|, entry by entry; the only numbers of this kind are here.
 
+        integers         0
         float64          1e-10 (|want| + scale),  scale = max |want| unless given
         lower, bilinear  4 u sqrt(terms) bound,   bound = T(|x|, |w|), terms = T(1, 1): how many products are summed
         lower, others    16 u sqrt(terms) (|want| + scale)
@@ -22,6 +23,8 @@ def tolerance(dtype, want, terms=1, bound=None, scale=None, order=1):
     """
     if scale is None:
         scale = abs(want).max() if want.size else 0
+    if np.dtype(dtype).kind in "iu":
+        return abs(want) * 0.0
     if np.dtype(dtype) == np.float64:
         return 1e-10 * (abs(want) + scale)
     u = float(np.finfo(dtype).eps) / 2
@@ -38,11 +41,12 @@ def kernel_tolerance(dtype, want, bound=None, terms=None):
     return tolerance(base, want, coarser**2 * array_module(terms).maximum(terms, 1), bound)
 
 
-def assert_close(got, want, name="value", dtype=None, **kind):
-    """The shapes are equal, and no entry differs by more than tolerance(dtype, want, **kind); dtype is got's unless given."""
+def assert_close(got, want, name="value", dtype=None, allowed=None, **kind):
+    """The shapes are equal, and no entry differs by more than is allowed, tolerance(dtype, want, **kind) with got's dtype unless
+    given."""
     got, want = np.asarray(to_host(got)), np.asarray(want, np.float64)
     assert got.shape == want.shape, f"{name}: got shape {got.shape}, want {want.shape}"
-    allowed = np.broadcast_to(tolerance(dtype or got.dtype, want, **kind), want.shape)
+    allowed = np.broadcast_to(tolerance(dtype or got.dtype, want, **kind) if allowed is None else allowed, want.shape)
     error = np.abs(got.astype(np.float64) - want)
     wrong = ~(error <= allowed)  # so that NaN is wrong
     if wrong.any():

@@ -23,7 +23,7 @@ class Doctor:
     """Looks at metrics, gradients and samples, and says each complaint once until it is over."""
 
     def __init__(self, recipe: Recipe, real: np.ndarray):
-        self.recipe, self.real_spread, self.varied = recipe, spread(real), False
+        self.recipe, self.real_spread, self.varied, self.remedies = recipe, spread(real), False, remedies(recipe)
         self.lines: dict[str, list[float]] = {}  # the gradient norm of each player, line by line
         self.held: dict[str, int] = {}
 
@@ -38,10 +38,10 @@ class Doctor:
             explodes = total > HUGE or (total > max(EXPLODING * usual, LARGE) and usual > 0)
             before = f", {usual:.3g} in the lines before" if usual else ""
             words = f"step {done}: the gradient of the {who} explodes: its norm is {total:.3g}{before}, most of it in"
-            words += f" {max(own, key=own.get)}; try a smaller --lr, or a recipe with a gradient penalty"
+            words += f" {max(own, key=own.get)}; {self.remedies}"
             said += self.lasting(f"{who} explodes", explodes, 1, words)
-            words = f"step {done}: the gradient of the {who} vanishes: its norm is {total:.3g}, and it hardly learns; try a new run"
-            words += " with a smaller --lr, with --real-label 0.9, or of a Wasserstein recipe such as wgan_gp"
+            words = f"step {done}: the gradient of the {who} vanishes: its norm is {total:.3g}, and it hardly learns;"
+            words += f" in a new run, {self.remedies}"
             said += self.lasting(f"{who} vanishes", total < max(VANISHING * first, TINY), PATIENCE, words)
             lines.append(total)
         return said
@@ -56,24 +56,30 @@ class Doctor:
             sure = isinstance(objective, LeastSquares | Hinge) and row["d_loss"] < 0.005
         if not sure:
             return ""
-        smooth = "--real-label 0.9, " if isinstance(self.recipe.objective, BCE) else ""
         return (
             f"D saturates: it has told real pictures (score {row['d_real']:.2f}) from generated ones ({row['d_fake']:.2f}) without"
-            f" doubt for a while, and G learns little from it; try {smooth}a smaller --lr, more --data or --flip, or wgan_gp"
+            f" doubt for a while, and G learns little from it; {self.remedies}"
         )
 
     def look(self, done: int, images: np.ndarray) -> list[str]:
         """Complaints about the pictures of the fixed z, uint8 (N, H, W, C): that they are all alike."""
         ratio = spread(images) / self.real_spread if self.real_spread else 1.0
         self.varied |= ratio > 2 * COLLAPSED
-        words = f"step {done}: the samples collapse: two of them differ by {ratio:.0%} of what two real pictures do; try another"
-        words += " --seed, a smaller --lr, or wgan_gp"
+        words = f"step {done}: the samples collapse: two of them differ by {ratio:.0%} of what two real pictures do;"
+        words += f" {self.remedies}"
         return self.lasting("collapsed", ratio < COLLAPSED and (self.varied or done >= EARLY), 2, words)
 
     def lasting(self, name: str, complaint: bool, times: int, words: str) -> list[str]:
         """The words, where the complaint comes for the `times`-th time in a row."""
         self.held[name] = self.held.get(name, 0) + 1 if complaint else 0
         return [words] if self.held[name] == times else []
+
+
+def remedies(recipe: Recipe) -> str:
+    """What to try with a recipe, as far as it is not done yet."""
+    smooth = isinstance(recipe.objective, BCE) and recipe.objective.real_label == 1
+    found = ["a smaller --lr", *(["--real-label 0.9"] if smooth else []), *([] if recipe.penalty else ["the recipe wgan_gp"])]
+    return f"try {' or '.join(found)}"
 
 
 def spread(images: np.ndarray) -> float:
