@@ -127,6 +127,7 @@ BROKEN = {
     "a link": (lambda: archive(contents(), change=symbolic), "data_batch_1.bin"),
     "another size": (lambda: archive({name: body[:-1] for name, body in contents().items()}), "data_batch_1.bin"),
     "8 GiB declared": (lambda: gzip.compress(header("data_batch_1.bin", 8 << 30)), "data_batch_1.bin"),
+    "a terabyte to seek through": (lambda: gzip.compress(header("other.bin", 1 << 40)), "broken archive"),
     "cut short": (lambda: archive(contents())[:100_000], "broken archive"),
     "no gzip": (lambda: b"hello" * 100, "broken archive"),
     "no tar": (lambda: gzip.compress(b"hello" * 1000), "broken archive"),

@@ -94,14 +94,20 @@ def read_archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Bounded(io.RawIOBase):
-    """A stream that ends after `limit` bytes, so that nothing behind them can ask for memory."""
+    """A stream that ends after `limit` bytes, so that nothing behind them can ask for memory.
+
+    Its end is told once, and then an EOFError: tarfile would seek through a terabyte that a header declares, block by empty block.
+    """
 
     def __init__(self, stream, limit: int):
-        self.stream, self.left = stream, limit
+        self.stream, self.left, self.ended = stream, limit, False
 
     def read(self, size: int = -1) -> bytes:
+        if self.ended:
+            raise EOFError("read beyond the end")
         chunk = self.stream.read(min(size, self.left) if size >= 0 else self.left)
         self.left -= len(chunk)
+        self.ended = not chunk
         return chunk
 
 
