@@ -63,8 +63,7 @@ def study(name: str, seed: int, steps: int, judge: Judge, data: str, pictures: P
             images, labels = samples(recipe, gan.generator)
             result["distance"][step + 1] = round(judge.distance(images), 2)
             if labels is not None:
-                cropped = images if size == 28 else images[:, 2:30, 2:30]
-                result["accuracy"][step + 1] = round(judge.accuracy(cropped, labels), 4)
+                result["accuracy"][step + 1] = round(judge.accuracy(images, labels), 4)
             if pictures:
                 pictures.mkdir(parents=True, exist_ok=True)
                 save_grid(
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for a grid at each mark")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
-    judge = Judge.load_or_train(WEIGHTS, FASHION_MNIST)
+    judge = Judge(WEIGHTS, FASHION_MNIST)
     runs = [study(args.name, seed, args.steps, judge, args.data, args.pictures) for seed in args.seed]
     if args.out:
         _, width, size, _ = STUDIES[args.name]

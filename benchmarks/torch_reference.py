@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=FASHION_MNIST, help="folder of the four IDX files")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    judge = Judge.load_or_train(args.weights, args.data)
+    judge = Judge(args.weights, args.data)
     result = {
         "model": "DCGAN-32, width 32",
         "device": "cpu",

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    judge = Judge.load_or_train()
+    judge = Judge()
     x = torch.tensor(fashion_mnist("train")[0]).reshape(-1, 784) / 127.5 - 1
     runs = [{"seed": seed, "distance": train(seed, args.steps, x, judge)} for seed in args.seed]
     if args.out:

@@ -45,7 +45,10 @@ def complaints(monkeypatch, capsys, tmp_path):
             patch.setattr(Session, "step", step)
             start(options("changed", steps=steps, lr=None), tmp_path / "run")
         lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
-        return [line.partition("diagnosis: ")[2].strip() for line in lines if "diagnosis: " in line]
+        said = [line.partition("diagnosis: ")[2].strip() for line in lines if "diagnosis: " in line]
+        kept = tmp_path / "run" / "diagnosis.txt"
+        assert (kept.read_text().splitlines() if kept.exists() else []) == list(dict.fromkeys(said))
+        return said
 
     return complaints
 

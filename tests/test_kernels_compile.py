@@ -149,13 +149,13 @@ tests do on every commit: registers of a thread, shared memory of a block in KB,
 there is one. The stack is 0 everywhere. No time was measured.
 Written by `python tests/test_kernels_compile.py docs/kernel_table.md`.
 
-| kernel | arrays | products | tile | sm_80 | sm_90 | sm_100 |
-|---|---|---|---|---|---|---|
+| operation | kernel | arrays | products | tile | sm_80 | sm_90 | sm_100 |
+|---|---|---|---|---|---|---|---|
 """
 
 
 def table(found):
-    """[(kernel, arrays, products, tile, {capability: numbers}), ...], a row for each kernel of each configuration."""
+    """[(operation, kernel, arrays, products, tile, numbers for each capability ...), ...], a row for each kernel of a configuration."""
     rows = {}
     for (name, i, capability), kernels in found.items():
         if isinstance(kernels, str):
@@ -163,9 +163,9 @@ def table(found):
         dtype, _, how = specs()[name].compiles[i]
         tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
         for n, kernel in enumerate(kernels):
-            row = rows.setdefault((name, i, n), (kernel["kernel"], dtype, how.get("precision", "") if tile else "", tile, {}))
-            row[4][capability] = f"{kernel['registers']}, {kernel['shared'] / 1024:.0f}, {kernel['step'] or '-'}"
-    return list(dict.fromkeys((*row[:4], *(row[4].get(c, "") for c in SHARED)) for row in rows.values()))
+            row = rows.setdefault((name, i, n), (name, kernel["kernel"], dtype, how.get("precision", "") if tile else "", tile, {}))
+            row[5][capability] = f"{kernel['registers']}, {kernel['shared'] / 1024:.0f}, {kernel['step'] or '-'}"
+    return list(dict.fromkeys((*row[:5], *(row[5].get(c, "") for c in SHARED)) for row in rows.values()))
 
 
 def main(path=None):

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from rawgan.backend import Device, choose_device
+from rawgan.data import NAMES
 from rawgan.errors import UserError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, as a training leaves it")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or gpu; auto takes a GPU where there is one, and says so")]
 SeedOption = Annotated[int, typer.Option(min=0, help="the same seed gives the same result, bit for bit on the CPU")]
 LabelOption = Annotated[int | None, typer.Option(help="class of all pictures, for conditional recipes; all in turn unless given")]
-DataOption = Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, or a folder of IDX files or of images")]
+DataOption = Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, a folder of images or of IDX files, or a .npy file")]
 
 
 def device_for(wish: str) -> Device:

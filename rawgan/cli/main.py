@@ -7,13 +7,15 @@ import sys
 
 import typer
 
-from rawgan.cli import export, import_, info, interpolate, sample, train
+from rawgan.cli import evaluate, export, import_, info, interpolate, report, sample, train
 from rawgan.cli.common import speaking
 
 COMMANDS = {
     "train": train,
     "sample": sample,
     "interpolate": interpolate,
+    "evaluate": evaluate,
+    "report": report,
     "export": export,
     "import": import_,
     "info": info,

@@ -25,7 +25,7 @@ def command(
     width: Annotated[
         int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are; the recipe says what it counts")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="image side; 16 for digits, else 28, unless given")] = None,
+    size: Annotated[int | None, typer.Option(help="image side; 16 for digits, 32 for cifar10, else 28, unless given")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; the data's own unless given")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="mirror every real picture left to right with probability 1/2")] = False,
     lr: Annotated[float | None, typer.Option(help="learning rate of both players; the recipe's own unless given")] = None,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rawgan.data.images import MAX_SIZE
+from rawgan.data.download import cache_folder, download
+from rawgan.data.images import LIMIT, MAX_SIZE
 from rawgan.errors import UserError
 
 CLASSES = 10
-LIMIT = 4 << 30  # bytes: no file may declare more
 CHUNK = 1 << 20  # bytes read at a time, so that memory follows what a file holds and not what it declares
 STEMS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -155,15 +155,6 @@ def holds_split(folder: Path, split: str) -> bool:
     return all(find(folder, stem) for stem in STEMS[split])
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: what the environment variable RAWGAN_DATA says, else the user's cache folder."""
-    if moved := os.environ.get("RAWGAN_DATA"):
-        return Path(os.path.expanduser(moved))
-    import pooch  # here, as only downloads want it
-
-    return Path(pooch.os_cache("rawgan"))
-
-
 def read_known(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Path]:
     """Images, labels (as `read_folder`) and folder of a set in KNOWN: the system's, else the cache's, else downloaded.
 
@@ -174,27 +165,7 @@ def read_known(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Path]:
         return *read_folder(known.system, split), known.system
     folder = cache_folder() / name
     if not holds_split(folder, split):
-        download(name, split, folder)
+        for stem in STEMS[split]:
+            urls = [f"{mirror}{stem}.gz" for mirror in known.mirrors]
+            download(name, urls, known.sha256[stem], folder, f"{stem}.gz", known.remedy)
     return *read_folder(folder, split), folder
-
-
-def download(name: str, split: str, folder: Path) -> None:
-    """Fetches the two .gz files of a split into `folder`: each arrives whole, its checksum right, or not at all."""
-    import pooch
-
-    known = KNOWN[name]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}): set RAWGAN_DATA to a folder of yours.") from None
-    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=CHUNK // 16, timeout=30)
-    for stem in STEMS[split]:
-        for mirror in known.mirrors:
-            url, sha256 = f"{mirror}{stem}.gz", f"sha256:{known.sha256[stem]}"
-            try:
-                pooch.retrieve(url, sha256, f"{stem}.gz", folder, downloader=downloader)
-                break
-            except (OSError, ValueError) as error:  # pooch raises ValueError for the wrong checksum
-                why = type(error).__name__ if isinstance(error, OSError) else "wrong checksum"
-        else:
-            raise UserError(f"{name} could not be downloaded ({why} for {stem}.gz): {known.remedy}.")

@@ -9,6 +9,11 @@ from PIL import Image
 from rawgan.errors import UserError
 
 MAX_SIZE = 4096  # of a picture's side
+LIMIT = 4 << 30  # bytes: no file may declare more
+
+
+class NoTestSplit(UserError):
+    """The pictures are not divided into a training and a test set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,33 +104,41 @@ def allocate(shape: tuple[int, ...], name: str) -> np.ndarray:
 
 
 def fit(images: np.ndarray, size: int | None, name: str) -> np.ndarray:
-    """Gray pictures uint8 (N, H, W) to (N, size, size); None leaves them as they are.
+    """Pictures uint8 (N, H, W, C), C 1 or 3, to (N, size, size, C); None leaves them as they are.
 
     A size at most 4 above max(H, W) pads evenly with 0, black (28 -> 32: two pixels on each side; an odd one goes below
     and right). Any other size resizes with Pillow's antialiased bicubic filter, after padding what is not square.
     """
-    N, H, W = images.shape
+    N, H, W, C = images.shape
     side = max(H, W)
     if size is None or H == W == size:
         return np.ascontiguousarray(images)
-    out = allocate((N, size, size), name)
+    out = allocate((N, size, size, C), name)
     padded = side <= size <= side + 4
     frame = size if padded else side
     top, left = (frame - H) // 2, (frame - W) // 2
     if padded:
         out[:, top : top + H, left : left + W] = images
         return out
-    canvas = np.zeros((side, side), np.uint8)
+    canvas = np.zeros((side, side, C), np.uint8)
     for i, image in enumerate(images):
         canvas[top : top + H, left : left + W] = image
-        out[i] = Image.fromarray(canvas).resize((size, size), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(canvas[..., 0] if C == 1 else canvas)
+        out[i] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, C)
     return out
 
 
 def with_channels(images: np.ndarray, channels: int | None, name: str) -> np.ndarray:
-    """Gray pictures uint8 (N, H, W) to (N, H, W, C): one channel, or the same three times."""
-    if channels in (None, 1):
-        return images[..., None]
-    out = allocate((*images.shape, channels), name)
-    out[:] = images[..., None]
+    """Pictures uint8 (N, H, W, C), C 1 or 3, to `channels`: gray is repeated, colours become Pillow's (ITU-R 601) luma.
+
+    gray = (19595 R + 38470 G + 7471 B) / 2^16, rounded
+    """
+    if channels in (None, images.shape[3]):
+        return images
+    out = allocate((*images.shape[:3], channels), name)
+    if channels == 3:
+        out[:] = images
+        return out
+    for i, image in enumerate(images):
+        out[i, :, :, 0] = (image @ np.array([19595, 38470, 7471], np.uint32) + 2**15) >> 16
     return out

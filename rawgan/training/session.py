@@ -23,7 +23,7 @@ from rawgan.training.feed import Ahead, Feed, restore_streams
 from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
 from rawgan.training.options import Options, from_config, read_config, to_config, whole
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
-from rawgan.training.run import RunFolder, free_folder, locked, write_config
+from rawgan.training.run import RunFolder, free_folder, locked, write_config, write_whole
 
 
 class Session:
@@ -279,8 +279,13 @@ class Trainer(Follower):
         self.hear(self.doctor.listen(done, row, norms))
 
     def hear(self, said: list[str]) -> None:
+        """Says it, and keeps it for the report: a line each, once, as a resumed run may say again what it said before."""
         for sentence in said:
             tqdm.write(f"diagnosis: {sentence}", file=sys.stderr)
+        path = self.run.path / "diagnosis.txt"
+        kept = path.read_text(encoding="utf-8").splitlines() if said and path.exists() else []
+        if new := [sentence for sentence in said if sentence not in kept]:
+            write_whole(path, "".join(f"{line}\n" for line in kept + new).encode())
 
     def sound(self):
         return all(np.isfinite(a).all() for a in self.session.arrays().values())

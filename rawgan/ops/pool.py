@@ -1,0 +1,56 @@
+"""Max pooling over squares that touch and do not overlap: a choice of one entry of k x k, and the two maps of that choice.
+
+    y[n,p,q,c] = max over 0 <= r,s < k of x[n, p k + r, q k + s, c],  P = floor(H / k): what fills no square is left out
+
+`taken` uint8 (N, P, Q, C) names the tap r k + s that won, the first of equals, as PyTorch chooses. For a fixed choice the layer
+is linear in x, so its second derivative is the choice again, without curvature.
+"""
+
+from rawgan.backend import Array, array_module, over_batch
+
+
+def max_pool(x: Array, k: int) -> tuple[Array, Array]:
+    """y and taken, both (N, P, Q, C), of x (N, H, W, C). Derivatives: max_pool_dx, max_pool_ddy."""
+    xp = array_module(x)
+    N, H, W, C = x.shape
+    shape = (N, H // k, W // k, C)
+    y, taken = xp.empty(shape, x.dtype), xp.zeros(shape, xp.uint8)
+
+    def part(n: slice) -> None:
+        y[n] = x[n][_tap(shape, k, 0)]
+        for tap in range(1, k * k):
+            entry = x[n][_tap(shape, k, tap)]
+            taken[n][entry > y[n]] = tap
+            xp.maximum(y[n], entry, out=y[n])
+
+    over_batch(xp, N, part, H * W * C * x.itemsize)
+    return y, taken
+
+
+def max_pool_dx(dy: Array, taken: Array, size: tuple[int, int], k: int) -> Array:
+    """dx[n, p k + r, q k + s, c] = dy[n,p,q,c] where r k + s was taken, 0 elsewhere; dx (N, H, W, C) with (H, W) = size."""
+    xp = array_module(dy, taken)
+    N, _, _, C = dy.shape
+    dx = xp.zeros((N, *size, C), dy.dtype)
+
+    def part(n: slice) -> None:
+        for tap in range(k * k):
+            dx[n][_tap(dy.shape, k, tap)] = dy[n] * (taken[n] == tap)
+
+    over_batch(xp, N, part, 2 * size[0] * size[1] * C * dy.itemsize)
+    return dx
+
+
+def max_pool_ddy(ddx: Array, taken: Array, k: int) -> Array:
+    """ddy[n,p,q,c] = ddx[n, p k + r, q k + s, c] with r k + s the tap that was taken: the adjoint of max_pool_dx."""
+    xp = array_module(ddx, taken)
+    ddy = xp.zeros(taken.shape, ddx.dtype)
+    for tap in range(k * k):
+        ddy += ddx[_tap(taken.shape, k, tap)] * (taken == tap)
+    return ddy
+
+
+def _tap(shape: tuple[int, ...], k: int, tap: int) -> tuple[slice, slice, slice]:
+    """Where entry `tap` of every square lies in the image, for pooled arrays of `shape`."""
+    (r, s), (_, P, Q, _) = divmod(tap, k), shape
+    return slice(None), slice(r, P * k, k), slice(s, Q * k, k)
