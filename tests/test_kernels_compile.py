@@ -155,7 +155,7 @@ Written by `python tests/test_kernels_compile.py docs/kernel_table.md`.
 
 
 def table(found):
-    """[(operation, kernel, arrays, products, tile, numbers for each capability ...), ...], a row for each kernel of a configuration."""
+    """[(operation, kernel, arrays, products, tile, numbers for each capability ...), ...], a row for each kernel launched."""
     rows = {}
     for (name, i, capability), kernels in found.items():
         if isinstance(kernels, str):
