@@ -62,14 +62,15 @@ def _choose(
     rows = shape[0]
     dtype = arrays[0].dtype
     configs = table(dtype, precision) if config is None else (config,)
-    boxes = form == "descriptor" or (form is None and launch.capability(arrays[0]) >= 90)
+    boxes = form != "pointer" and launch.capability(arrays[0]) >= 90
     tensor_cores = dtype.itemsize == 2 or precision != "ieee"
     fitting = ()
     if boxes and tensor_cores and min(shape) >= 64 and launch.aligned(*arrays):
         fitting = tuple(c for c in configs if c["BLOCK_N"] >= 64 and boxed(c))
     if form == "descriptor" and not fitting:
-        raise ValueError("these arrays cannot be read in boxes: the descriptor form does not serve them")
-    configs = tuple(c for c in configs if _whole(norm, rows, c["BLOCK_M"]))
+        raise ValueError("these arrays cannot be read in boxes, or not on this GPU: the descriptor form does not serve them")
+    room = 128 * 128 if norm is None else 64 * 64  # with statistics beside them, larger tiles with pointers spill
+    configs = tuple(c for c in configs if c["BLOCK_M"] * c["BLOCK_N"] <= room and _whole(norm, rows, c["BLOCK_M"]))
     if not configs and not fitting:
         raise ValueError(f"no tile is whole in each of {norm.groups} groups of {rows // norm.groups} rows")
     return (

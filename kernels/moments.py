@@ -22,34 +22,33 @@ from rawgan.kernels import launch
 from rawgan.kernels.act import activate, activate_dx
 from rawgan.kernels.gemm import finish, load
 
-BLOCK_S: tl.constexpr = tl.constexpr(32)  # slices that are merged at a time
+BLOCK_S: tl.constexpr = tl.constexpr(16)  # slices that are merged at a time
 
 
 @triton.jit
 def merge_moments(slices_ptr, at, mask, SLICES: tl.constexpr, WIDTH: tl.constexpr):
     """Mean and variance of each column, from count, mean and squared distances, (SLICES, 3, WIDTH), at `at`.
 
-    The mean first, then the distances: of each slice from its own mean, and of its mean from the mean of all. BLOCK_S lanes go
-    through the slices side by side, and are added at the end.
+    BLOCK_S lanes go through the slices side by side, each merging what it meets with what it has; the lanes are merged at the end,
+    the mean first, then the distances: of each lane from its own mean, and of its mean from the mean of all.
     """
     lane = tl.arange(0, BLOCK_S)
-    counts = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
-    totals = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
+    count = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
+    mean = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
+    m2 = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
     for first in range(0, SLICES, BLOCK_S):
         part = at[None, :] + (first + lane)[:, None] * 3 * WIDTH
         inside = (first + lane < SLICES)[:, None] & mask[None, :]
         n = load(slices_ptr, part, inside)
-        counts += n
-        totals += n * load(slices_ptr, part + WIDTH, inside)
-    count = tl.maximum(tl.sum(counts, 0), 1.0)
-    mean = tl.sum(totals, 0) / count
-    totals = tl.zeros((BLOCK_S, at.shape[0]), tl.float32)
-    for first in range(0, SLICES, BLOCK_S):
-        part = at[None, :] + (first + lane)[:, None] * 3 * WIDTH
-        inside = (first + lane < SLICES)[:, None] & mask[None, :]
-        delta = load(slices_ptr, part + WIDTH, inside) - mean[None, :]
-        totals += load(slices_ptr, part + 2 * WIDTH, inside) + load(slices_ptr, part, inside) * delta * delta
-    return mean, tl.sum(totals, 0) / count
+        delta = load(slices_ptr, part + WIDTH, inside) - mean
+        share = n / tl.maximum(count + n, 1.0)
+        mean += delta * share
+        m2 += load(slices_ptr, part + 2 * WIDTH, inside) + delta * delta * count * share
+        count += n
+    total = tl.maximum(tl.sum(count, 0), 1.0)
+    centre = tl.sum(count * mean, 0) / total
+    delta = mean - centre[None, :]
+    return centre, tl.sum(m2 + count * delta * delta, 0) / total
 
 
 @triton.jit

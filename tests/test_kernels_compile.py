@@ -23,7 +23,13 @@ HERE = Path(__file__).parent
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes that one block may use
 TENSOR_CORE = r"\b(HMMA|HGMMA|UTCHMMA)\b"
-ROWS = [(name, i, capability) for name, spec in specs().items() for i in range(len(spec.compiles)) for capability in SHARED]
+ROWS = [
+    (name, i, capability)
+    for name, spec in specs().items()
+    for i, (_, _, how) in enumerate(spec.compiles)
+    for capability in SHARED
+    if capability >= 90 or how.get("form") != "descriptor"  # an A100 has no copy engine for boxes
+]
 
 
 def tool(name, *arguments):

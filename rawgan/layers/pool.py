@@ -5,7 +5,12 @@ from rawgan.ops.pool import max_pool, max_pool_ddy, max_pool_dx
 
 
 class MaxPool2d(Layer):
-    """The largest of each k x k entries: x (N, H, W, C), y (N, floor(H / k), floor(W / k), C). Piecewise linear: no curvature."""
+    """The largest of each k x k entries: x (N, H, W, C), y (N, P, Q, C), P = H // k, Q = W // k. Piecewise linear: no curvature.
+
+        y[n,p,q,c] = max over 0 <= r,s < k of x[n, p k + r, q k + s, c]
+
+    Source: Weng et al. 1992 (the Cresceptron).
+    """
 
     def __init__(self, k: int = 2):
         super().__init__()

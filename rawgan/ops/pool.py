@@ -10,7 +10,12 @@ from rawgan.backend import Array, array_module, over_batch
 
 
 def max_pool(x: Array, k: int) -> tuple[Array, Array]:
-    """y and taken, both (N, P, Q, C), of x (N, H, W, C). Derivatives: max_pool_dx, max_pool_ddy."""
+    """y and taken, both (N, P, Q, C), of x (N, H, W, C).
+
+        y[n,p,q,c] = max over 0 <= r,s < k of x[n, p k + r, q k + s, c]
+
+    Derivatives: max_pool_dx, max_pool_ddy. Source: Weng et al. 1992 (the Cresceptron).
+    """
     xp = array_module(x)
     N, H, W, C = x.shape
     shape = (N, H // k, W // k, C)
@@ -42,7 +47,10 @@ def max_pool_dx(dy: Array, taken: Array, size: tuple[int, int], k: int) -> Array
 
 
 def max_pool_ddy(ddx: Array, taken: Array, k: int) -> Array:
-    """ddy[n,p,q,c] = ddx[n, p k + r, q k + s, c] with r k + s the tap that was taken: the adjoint of max_pool_dx."""
+    """ddy[n,p,q,c] = ddx[n, p k + r, q k + s, c] with r k + s the tap that was taken: the adjoint of max_pool_dx.
+
+    ddx (N, H, W, C), taken and ddy (N, P, Q, C).
+    """
     xp = array_module(ddx, taken)
     ddy = xp.zeros(taken.shape, ddx.dtype)
     for tap in range(k * k):

@@ -49,6 +49,9 @@ def svg(draw, name: str, height: float = 3.0) -> str:
     return re.sub(r'^<svg ([^>]*?)height="[^"]*"', rf'<svg role="img" aria-label="{own}" \1', text)
 
 
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0, "ncols": 2}  # where it hides nothing
+
+
 def lines(steps: list[float], columns: dict[str, list[float]], name: str) -> str:
     """Columns over the steps; what is not finite leaves a gap."""
     every = -(-len(steps) // POINTS)
@@ -59,7 +62,7 @@ def lines(steps: list[float], columns: dict[str, list[float]], name: str) -> str
             axes.plot(steps[::every], np.where(np.isfinite(y), y, np.nan), color=colour, label=label, linewidth=1.2)
         axes.set(xlabel="step")
         axes.grid()
-        axes.legend()
+        axes.legend(**ABOVE)
 
     return svg(draw, name)
 
@@ -86,7 +89,7 @@ def layered(steps: list[float], columns: dict, layers: dict[str, list[str]], who
             axes.plot(steps, seen, color=SCALE(i / max(len(layers) - 1, 1)), label=layer or who, linewidth=1.2)
         axes.set(xlabel="step", yscale="log")
         axes.grid()
-        axes.legend(title="layer", ncols=3, fontsize="small", title_fontsize="small")
+        axes.legend(**ABOVE | {"ncols": 8}, fontsize="small", handlelength=1, columnspacing=1)
 
     return svg(draw, f"gradients of the {who}", 3.6)
 
