@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
-CACHE = 2**23  # bytes of scratch memory that one core keeps close to a matrix product
+CACHE = 2**22  # bytes of scratch memory that one core keeps close to a matrix product
 PART = 2**18  # bytes of an array that elementwise works on at a time
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
@@ -79,6 +79,25 @@ def use_kernels(on: bool = True) -> Iterator[None]:
 def kernels_on(*arrays: Array | None) -> bool:
     """Whether an operation on these arrays goes to its Triton kernel. Raises TypeError when NumPy and CuPy arrays are mixed."""
     return _kernels and bool(array_module(*arrays))
+
+
+_plain = False  # what use_plain said
+
+
+@contextmanager
+def use_plain(on: bool = True) -> Iterator[None]:
+    """Inside, operations on NumPy arrays take the plain formula where they would take a faster form of it."""
+    global _plain
+    before, _plain = _plain, on
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def fast_on(*arrays: Array | None) -> bool:
+    """Whether an operation on these arrays takes its fast form for the CPU. Raises TypeError as array_module does."""
+    return array_module(*arrays) is np and not _plain
 
 
 @cache
