@@ -33,8 +33,8 @@ def phases(width: int, S: int, sw: int, left: int) -> list[tuple[int, int, list[
 def by_columns(dy: Array, w: Array, size, stride, start) -> Array:
     """Gathers dy along its width alone, multiplies once per class of columns, and adds the rows of the kernel up:
 
-        t[n,p,j,r,c] = sum over s,k of dy[n,p,j+first+i,k] w[k,r,s,c],  s = taps[i]
-        dx[n,h,j*sw+b,c] = sum over the r,p with p*sh + r - top = h of t[n,p,j,r,c]
+    t[n,p,j,r,c] = sum over s,k of dy[n,p,j+first+i,k] w[k,r,s,c],  s = taps[i]
+    dx[n,h,j*sw+b,c] = sum over the r,p with p*sh + r - top = h of t[n,p,j,r,c]
     """
     (N, P, Q, K), (_, R, S, C), (H, W), (sh, sw), (top, left) = dy.shape, w.shape, size, stride, start
     classes = phases(W, S, sw, left)

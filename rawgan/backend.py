@@ -20,6 +20,7 @@ from rawgan.errors import UserError
 
 CACHE = 2**22  # bytes of scratch memory that one core keeps close to a matrix product
 PART = 2**18  # bytes of an array that elementwise works on at a time
+SPREAD = 2**20  # bytes of an array from which a single pass over it is shared out over the cores
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
 
@@ -128,11 +129,16 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
         return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
 
 
+def spread(x: Array) -> bool:
+    """Whether a pass over a NumPy array takes longer than it takes to wake another core."""
+    return x.nbytes > SPREAD
+
+
 def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
     """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
 
-    So its intermediate arrays stay in the cache; the values are the same. Arguments with the first one's number of axes and length
-    are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    So its intermediate arrays stay in the cache, and the cores share the samples; the values are the same. Arguments with the first
+    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
     """
 
     @wraps(f)
@@ -143,8 +149,16 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
         step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
         y = np.empty(x.shape, x.dtype)
-        for n in range(0, len(x), step):
-            y[n : n + step] = f(x[n : n + step], *(a[n : n + step] if c else a for a, c in zip(rest, cut)))
+
+        def stretch(samples: slice) -> None:
+            for start in range(samples.start, samples.stop, step):
+                n = slice(start, min(start + step, samples.stop))
+                y[n] = f(x[n], *(a[n] if c else a for a, c in zip(rest, cut)))
+
+        if spread(x):
+            over_batch(np, len(x), stretch)
+        else:
+            stretch(slice(0, len(x)))
         return y
 
     return parts
