@@ -6,7 +6,7 @@
 theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have theta's shape and dtype.
 """
 
-from rawgan.backend import Array, array_module, kernels_on, over_batch
+from rawgan.backend import Array, array_module, kernels_on, shared
 from rawgan.kernels import kernels
 from rawgan.layers.parameters import Parameters
 
@@ -82,7 +82,7 @@ class Adam(Optimizer):
             vhat = v[i] / (1 - beta2**self.t)  # 6
             theta[i] -= self.lr * mhat / (xp.sqrt(vhat) + self.eps)  # 7
 
-        over_batch(xp, len(theta), part, SCRATCH * theta.itemsize)
+        shared(theta, part, SCRATCH * theta.itemsize)
 
 
 class RMSprop(Optimizer):
@@ -108,4 +108,4 @@ class RMSprop(Optimizer):
             v[i] += (1 - self.rho) * (g[i] * g[i])
             theta[i] -= self.lr / (1 + self.decay * (self.t - 1)) * g[i] / (xp.sqrt(v[i]) + self.eps)
 
-        over_batch(xp, len(theta), part, SCRATCH * theta.itemsize)
+        shared(theta, part, SCRATCH * theta.itemsize)

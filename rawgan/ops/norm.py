@@ -18,7 +18,7 @@ Nothing divides by gamma, so gamma may be exactly 0.
 
 from math import prod
 
-from rawgan.backend import Array, array_module, elementwise, kernels_on, over_batch, spread
+from rawgan.backend import Array, array_module, elementwise, kernels_on, shared
 from rawgan.kernels import kernels
 
 Axes = tuple[int, ...]
@@ -39,7 +39,8 @@ def mean(axes: Axes, *factors: Array) -> Array:
     def part(n: slice) -> Array:
         return xp.einsum(terms, *(f[n] for f in factors))
 
-    total = xp.concatenate(over_batch(xp, shape[0], part)) if spread(factors[0]) else part(slice(None))
+    first, *more = shared(factors[0], part)
+    total = xp.concatenate([first, *more]) if more else first
     if 0 in axes:
         total = total.sum(0)
     return total.reshape([1 if axis in axes else n for axis, n in enumerate(shape)]) / prod(shape[axis] for axis in axes)
