@@ -6,6 +6,7 @@ Everything else asks `array_module(x)` for the module of an array it already has
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
-CACHE = 2**23  # bytes of scratch memory that one core keeps close to a matrix product
+CACHE = 2**22  # bytes of scratch memory that one core keeps close to a matrix product
 PART = 2**18  # bytes of an array that elementwise works on at a time
+SPREAD = 2**20  # bytes of an array from which a single pass over it is shared out over the cores
+POOL = "rawgan-part"  # what the names of the threads begin with
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
 
@@ -49,6 +52,8 @@ def array_module(*arrays) -> ModuleType:
 
     Raises TypeError, naming both, when NumPy and CuPy arrays are mixed, and when an argument is no array.
     """
+    if all([type(a) is np.ndarray or a is None for a in arrays]):  # nearly always: spared the words below
+        return np
     libraries = [_library(a) for a in arrays if a is not None]
     if all(name == "numpy" for name in libraries):
         return np
@@ -82,16 +87,41 @@ def kernels_on(*arrays: Array | None) -> bool:
     return _kernels and bool(array_module(*arrays))
 
 
+_plain = False  # what use_plain said
+
+
+@contextmanager
+def use_plain(on: bool = True) -> Iterator[None]:
+    """Inside, operations on NumPy arrays take the plain formula where they would take a faster form of it."""
+    global _plain
+    before, _plain = _plain, on
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def fast_on(*arrays: Array | None) -> bool:
+    """Whether an operation on these arrays takes its fast form for the CPU. Raises TypeError as array_module does."""
+    return array_module(*arrays) is np and not _plain
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed: it hands large arrays back to the system, and the page faults of the next ones cost as much as
+    the arithmetic on them. Raises M_TRIM_THRESHOLD (-1) and M_MMAP_THRESHOLD (-3), and keeps one arena (-8)."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in ((-1, 2**31 - 1), (-3, 2**30), (-8, 1)):
+            libc.mallopt(option, value)
+
+
+_keep_freed_memory()
+
+
 @cache
 def _threads() -> tuple[ThreadPoolExecutor, int, ThreadpoolController]:
     """Python threads, one per core, how many, and the handle on BLAS' own threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # glibc hands large arrays back to the system when they are freed, and the page faults of the next ones cost as much as
-        # the arithmetic on them: raise M_TRIM_THRESHOLD (-1) and M_MMAP_THRESHOLD (-3), and keep one arena (-8)
-        for option, value in ((-1, 2**31 - 1), (-3, 2**30), (-8, 1)):
-            libc.mallopt(option, value)
-    return ThreadPoolExecutor(cores), cores, ThreadpoolController().select(user_api="blas")
+    return ThreadPoolExecutor(cores, POOL), cores, ThreadpoolController().select(user_api="blas")
 
 
 def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
@@ -110,11 +140,21 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
         return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
 
 
+def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
+    """over_batch for a pass over x, if that takes longer on the CPU than it takes to wake another core; else one part.
+
+    One part, too, inside a part of another pass: the threads would wait for each other.
+    """
+    if array_module(x) is np and x.nbytes > SPREAD and not threading.current_thread().name.startswith(POOL):
+        return over_batch(np, len(x), work, sample_bytes)
+    return [work(slice(0, len(x)))]
+
+
 def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
     """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
 
-    So its intermediate arrays stay in the cache; the values are the same. Arguments with the first one's number of axes and length
-    are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    So its intermediate arrays stay in the cache, and the cores share the samples; the values are the same. Arguments with the first
+    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
     """
 
     @wraps(f)
@@ -125,8 +165,13 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
         step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
         y = np.empty(x.shape, x.dtype)
-        for n in range(0, len(x), step):
-            y[n : n + step] = f(x[n : n + step], *(a[n : n + step] if c else a for a, c in zip(rest, cut)))
+
+        def stretch(samples: slice) -> None:
+            for start in range(samples.start, samples.stop, step):
+                n = slice(start, min(start + step, samples.stop))
+                y[n] = f(x[n], *(a[n] if c else a for a, c in zip(rest, cut)))
+
+        shared(x, stretch)
         return y
 
     return parts

@@ -6,9 +6,11 @@
 theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have theta's shape and dtype.
 """
 
-from rawgan.backend import Array, array_module, kernels_on
+from rawgan.backend import Array, array_module, kernels_on, shared
 from rawgan.kernels import kernels
 from rawgan.layers.parameters import Parameters
+
+SCRATCH = 16  # numbers for each parameter: the four vectors and what lies between them, in the cache while a part is moved
 
 
 class Optimizer:
@@ -70,13 +72,17 @@ class Adam(Optimizer):
             return kernels.adam(theta, g, m, v, *self.clock(), self.betas, self.eps)
         beta1, beta2 = self.betas
         xp = array_module(theta)
-        m *= beta1  # 3
-        m += (1 - beta1) * g
-        v *= beta2  # 4
-        v += (1 - beta2) * (g * g)
-        mhat = m / (1 - beta1**self.t)  # 5
-        vhat = v / (1 - beta2**self.t)  # 6
-        theta -= self.lr * mhat / (xp.sqrt(vhat) + self.eps)  # 7
+
+        def part(i: slice) -> None:
+            m[i] *= beta1  # 3
+            m[i] += (1 - beta1) * g[i]
+            v[i] *= beta2  # 4
+            v[i] += (1 - beta2) * (g[i] * g[i])
+            mhat = m[i] / (1 - beta1**self.t)  # 5
+            vhat = v[i] / (1 - beta2**self.t)  # 6
+            theta[i] -= self.lr * mhat / (xp.sqrt(vhat) + self.eps)  # 7
+
+        shared(theta, part, SCRATCH * theta.itemsize)
 
 
 class RMSprop(Optimizer):
@@ -96,6 +102,10 @@ class RMSprop(Optimizer):
         if kernels_on(theta, g):
             return kernels.rmsprop(theta, g, v, *self.clock(), self.rho, self.eps, self.decay)
         xp = array_module(theta)
-        v *= self.rho
-        v += (1 - self.rho) * (g * g)
-        theta -= self.lr / (1 + self.decay * (self.t - 1)) * g / (xp.sqrt(v) + self.eps)
+
+        def part(i: slice) -> None:
+            v[i] *= self.rho
+            v[i] += (1 - self.rho) * (g[i] * g[i])
+            theta[i] -= self.lr / (1 + self.decay * (self.t - 1)) * g[i] / (xp.sqrt(v[i]) + self.eps)
+
+        shared(theta, part, SCRATCH * theta.itemsize)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reference import assert_same
+from reference import assert_close, assert_same
 
 from rawgan import backend
 from rawgan.backend import CPU, Device, array_module, choose_device, elementwise, over_batch, to_host
@@ -144,6 +144,31 @@ def test_one_part_on_the_gpu():
     assert over_batch(SimpleNamespace(), 5, lambda n: n, 2**40) == [slice(0, 5)]
 
 
+@pytest.mark.parametrize("spread, want", [(40, [(0, 5)]), (39, [(0, 3), (3, 5)])])
+def test_small_arrays_are_not_shared_out(monkeypatch, spread, want):
+    blas = backend._threads()[2]
+    monkeypatch.setattr(backend, "SPREAD", spread)
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(backend, "_threads", lambda: (pool, 2, blas))
+        assert backend.shared(np.ones(5), lambda n: (n.start, n.stop)) == want
+
+
+def test_a_pass_inside_a_pass_is_one_part(monkeypatch):
+    """Threads that waited for each other would never come back; so would softplus_dx2 of samples above SPREAD bytes."""
+    monkeypatch.setattr(backend, "SPREAD", 0)
+    x = np.ones(6)
+    parts = backend.shared(x, lambda n: backend.shared(x[n], lambda m: (m.start, m.stop)))
+    assert all(len(inner) == 1 for inner in parts)
+
+
+def test_shared_means_are_the_same(monkeypatch, rng):
+    x, y = rng.normal(size=(2, 7, 3, 2, 4))
+    want = [norm.mean(axes, x, y) for axes in ((0, 1, 2), (1, 2), (1, 2, 3))]
+    monkeypatch.setattr(backend, "SPREAD", 0)
+    for axes, value in zip(((0, 1, 2), (1, 2), (1, 2, 3)), want):
+        assert_close(norm.mean(axes, x, y), value)
+
+
 # Elementwise
 
 
@@ -175,6 +200,8 @@ def test_elementwise_is_the_plain_function(monkeypatch, rng, f, shapes, dtype):
     monkeypatch.setattr(backend, "PART", 4 * args[0].nbytes // 6)
     assert_same(f(*args), want)
     monkeypatch.setattr(backend, "PART", 1)
+    assert_same(f(*args), want)
+    monkeypatch.setattr(backend, "SPREAD", 0)
     assert_same(f(*args), want)
 
 

@@ -10,6 +10,7 @@ from reference import assert_close, assert_same, check_layer, randomize
 from twins import to_nchw, to_nhwc
 
 from rawgan import backend
+from rawgan.kernels import cpu_conv
 from rawgan.layers import Conv2d, ConvTranspose2d
 from rawgan.layers import conv as layer_file
 from rawgan.ops.conv import conv2d, conv2d_dx, output_size, pads, pair, same_pad
@@ -51,6 +52,14 @@ def check_transpose(x, C, kernel, stride=1, pad=0, output_padding=0, bias=True, 
         return torch_conv_transpose2d(x, p["w"], p.get("b"), stride, pad, pair(output_padding))
 
     check_layer(layer, x, f, device=device, bilinear=True, **kind)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["plain", "by_columns", "by_planes"])
+def form(request):
+    """Every test of this file is run with the plain formula and with each of the fast forms for the CPU."""
+    with pytest.MonkeyPatch.context() as patch, backend.use_plain(request.param == "plain"):
+        patch.setattr(cpu_conv, "THIN", {"by_columns": 0, "by_planes": 2**31}.get(request.param))
+        yield request.param
 
 
 NUMBER = st.integers(1, 3)
@@ -264,4 +273,4 @@ def test_mistake_is_found(monkeypatch, name, wrong):
 def test_uninitialised_memory_is_found(monkeypatch):
     monkeypatch.setattr(np, "zeros", np.empty)
     with pytest.raises(AssertionError):
-        check_conv(image(2, (8, 8), 2), 3, 2, 3)
+        check_transpose(image(2, (8, 8), 2), 3, 3, 2, 1)

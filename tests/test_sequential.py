@@ -118,11 +118,12 @@ def test_first_input_gradient_is_not_computed(first):
     assert net.backward(dy, cache, need_dx=False)[0] is None
 
 
-def test_what_is_not_asked_for_is_not_computed(monkeypatch):
+@pytest.mark.parametrize("below", [[], [Tanh()]], ids=["first", "above a layer without parameters"])
+def test_what_is_not_asked_for_is_not_computed(monkeypatch, below):
     def computed(*_):
         raise AssertionError("nobody asked for this gradient")
 
-    net = Sequential(Linear(4, 3), Tanh())
+    net = Sequential(*below, Linear(4, 3), Tanh())
     _, dy, _, cache = ready(net, (5, 4))
     with monkeypatch.context() as patch:
         patch.setattr(linear_file, "linear_dw", computed)

@@ -39,11 +39,12 @@ class Parameters:
 
     def gather(self, *passes: Grads) -> Array:
         """The gradients of several backward passes, added up, as one flat vector; a parameter that a pass lacks counts as 0."""
-        total = array_module(self.flat).zeros_like(self.flat)
+        total = array_module(self.flat).empty_like(self.flat)
         for name, view in self.views(total).items():
-            for grads in passes:
-                if name in grads:
-                    view += grads[name]
+            first, *more = [grads[name] for grads in passes if name in grads] or [0]
+            view[...] = first
+            for g in more:
+                view += g
         return total
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:

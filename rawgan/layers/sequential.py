@@ -26,12 +26,17 @@ class Sequential(Composite):
         return x, caches
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
-        """One sweep from the last layer to the first; without need_dx the first layer's input gradient is not computed."""
+        """One sweep from the last layer to the first; without need_dx it ends at the lowest layer with parameters."""
         grads: Grads = {}
-        for i in reversed(range(len(self.layers))):
-            dy, layer_grads = self.layers[i].backward(dy, cache[i], need_dx or i > 0, need_grads)
+        lowest = 0 if need_dx else self.lowest()
+        for i in reversed(range(lowest, len(self.layers))):
+            dy, layer_grads = self.layers[i].backward(dy, cache[i], need_dx or i > lowest, need_grads)
             grads |= named(i, layer_grads)
-        return dy, grads
+        return dy if need_dx else None, grads
+
+    def lowest(self) -> int:
+        """The index of the first layer with parameters: what lies below it, a Flatten or LeakyReLU, leads to no gradient."""
+        return next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
 
     def upstream(self, dy: Array, cache) -> list[Array]:
         """The backward sweep for input gradients alone, keeping every one: upstream[i] is the gradient of layer i's output, and
@@ -55,10 +60,10 @@ class Sequential(Composite):
             ddx, curvature, layer_grads = layer.double_backward(ddx, dys[i + 1], cache[i], need_ddy or i < top)
             curvatures.append(curvature)
             grads |= named(i, layer_grads)
-        dx = None
-        for i in range(top, -1, -1):
+        dx, lowest = None, 0 if need_dx else self.lowest()
+        for i in range(top, lowest - 1, -1):
             if dx is not None:
-                dx, more = self.layers[i].backward(dx, cache[i], need_dx or i > 0)
+                dx, more = self.layers[i].backward(dx, cache[i], need_dx or i > lowest)
                 grads |= {name: grads[name] + g if name in grads else g for name, g in named(i, more).items()}
             if curvatures[i] is not None:
                 dx = curvatures[i] if dx is None else dx + curvatures[i]

@@ -9,8 +9,8 @@ x is (N, H, W, C), w (K, R, S, C), y (N, P, Q, K). `stride` is a number or (heig
 or ((top, bottom), (left, right)): only top and left enter the form, bottom and right only the size of the output.
 """
 
-from rawgan.backend import Array, array_module, kernels_on, over_batch
-from rawgan.kernels import kernels
+from rawgan.backend import Array, array_module, fast_on, kernels_on, over_batch
+from rawgan.kernels import cpu_conv, kernels
 
 Pair = int | tuple[int, int]
 Pad = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
@@ -81,6 +81,8 @@ def conv2d_dx(dy: Array, w: Array, size: tuple[int, int], stride: Pair = 1, pad:
     """
     if kernels_on(dy, w):
         return kernels.conv2d_dx(dy, w, size, stride, pad)
+    if fast_on(dy, w):
+        return cpu_conv.conv2d_dx(dy, w, size, pair(stride), pads(pad))
     xp = array_module(dy, w)
     N, P, Q, K = dy.shape
     _, R, S, C = w.shape

@@ -15,7 +15,9 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
         return kernels.linear(x, w, b)
     array_module(x, w, b)
     y = x @ w.T
-    return y if b is None else y + b
+    if b is not None:
+        y += b
+    return y
 
 
 def linear_dx(dy: Array, w: Array) -> Array:

@@ -18,7 +18,7 @@ Nothing divides by gamma, so gamma may be exactly 0.
 
 from math import prod
 
-from rawgan.backend import Array, array_module, elementwise, kernels_on
+from rawgan.backend import Array, array_module, elementwise, kernels_on, shared
 from rawgan.kernels import kernels
 
 Axes = tuple[int, ...]
@@ -34,7 +34,13 @@ def mean(axes: Axes, *factors: Array) -> Array:
     xp = array_module(*factors)
     shape, letters = factors[0].shape, "nhwc"[: factors[0].ndim]
     kept = "".join(letter for axis, letter in enumerate(letters) if axis == 0 or axis not in axes)
-    total = xp.einsum(",".join([letters] * len(factors)) + "->" + kept, *factors)
+    terms = ",".join([letters] * len(factors)) + "->" + kept
+
+    def part(n: slice) -> Array:
+        return xp.einsum(terms, *(f[n] for f in factors))
+
+    first, *more = shared(factors[0], part)
+    total = xp.concatenate([first, *more]) if more else first
     if 0 in axes:
         total = total.sum(0)
     return total.reshape([1 if axis in axes else n for axis, n in enumerate(shape)]) / prod(shape[axis] for axis in axes)
