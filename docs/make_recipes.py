@@ -64,9 +64,11 @@ def section(recipe: Recipe) -> str:
 
 def picture(name: str) -> str:
     """What it draws after a short training, and what that took, as docs/make_samples.py measured it."""
+    if name not in SAMPLES:
+        return f"No picture yet: `python -m docs.make_samples {name}` makes one."
     took = SAMPLES[name]
     options = f", `{took['options']}`" if took["options"] else ""
-    taken = f"{took['seconds'] / 60:.1f} minutes and {took['MiB']} MiB on two CPU cores"
+    taken = f"{took['MiB']} MiB, and {took['seconds'] / 60:.1f} minutes on two CPU cores that other programs shared"
     said = f"Digits of 28x28 after {took['steps']} steps at width {took['width']}{options}: {taken}."
     distance = (
         f" Frechet distance on Fashion-MNIST, three seeds: {DISTANCES[name]} ([results](results.md))." if name in DISTANCES else ""
