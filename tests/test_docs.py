@@ -37,7 +37,7 @@ def test_python_blocks(page, monkeypatch, tmp_path):
 SERVES = ".venv/bin/marimo run docs/explore.py"  # a server that does not end; what it serves is exported by another line
 ELSEWHERE = {  # what other tests and CI run
     "python3 -m venv .venv": "CI, from README.md",
-    ".venv/bin/python -m pytest": "CI, from README.md",
+    ".venv/bin/python -m pytest -n auto --dist loadfile": "CI, from README.md",
     ".venv/bin/ruff check . && .venv/bin/ruff format .": "CI, from README.md",
     ".venv/bin/python -m docs.build": "tests/test_docs_site.py",
     SERVES: "the export beside it",
