@@ -21,7 +21,7 @@ OPTIONS = {  # width, steps, and what else is not the recipe's own
     "atienza_dcgan": (8, 800, ("--lr", "1e-3")),
     "atienza_cgan": (8, 800, ("--lr", "1e-3")),
     "raschka_mlp_gan": (100, 8000, ()),
-    "raschka_dcgan": (32, 600, ()),
+    "raschka_dcgan": (32, 2000, ()),
     "raschka_wgan_gp": (16, 400, ("--batch", "64", "--lr", "1e-3")),
     "wgan": (8, 400, ("--lr", "5e-4")),
     "wgan_gp_mnist": (16, 300, ("--lr", "1e-3")),
