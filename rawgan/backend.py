@@ -115,29 +115,29 @@ def _keep_freed_memory() -> None:
 
 
 _keep_freed_memory()
+# BLAS computes in the thread that asks: its own threads go on spinning after a product, on the cores that ours compute on
+ThreadpoolController().select(user_api="blas").limit(limits=1)
 
 
 @cache
-def _threads() -> tuple[ThreadPoolExecutor, int, ThreadpoolController]:
-    """Python threads, one per core, how many, and the handle on BLAS' own threads."""
+def _threads() -> tuple[ThreadPoolExecutor, int]:
+    """Python threads, one per core, and how many."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, POOL), cores, ThreadpoolController().select(user_api="blas")
+    return ThreadPoolExecutor(cores, POOL), cores
 
 
 def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
     """[work(slice), ...] for consecutive parts of a batch of N: on the CPU spread over the cores, on the GPU one part.
 
-    Each part runs in a thread of its own with BLAS held to one thread: the copies are shared out too, and nobody waits inside a
-    matrix product. With sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
+    Each part runs in a thread of its own: the copies are shared out, too, and nobody waits inside a matrix product. With sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
     The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. work() must not call
     over_batch itself: the threads would wait for each other.
     """
     if xp is not np:
         return [work(slice(0, N))]
-    pool, cores, blas = _threads()
+    pool, cores = _threads()
     step = max(1, min(-(-N // cores), CACHE // max(sample_bytes, 1)))
-    with blas.limit(limits=1):
-        return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
+    return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
 
 
 def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
