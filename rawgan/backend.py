@@ -115,8 +115,31 @@ def _keep_freed_memory() -> None:
 
 
 _keep_freed_memory()
-# BLAS computes in the thread that asks: its own threads go on spinning after a product, on the cores that ours compute on
-ThreadpoolController().select(user_api="blas").limit(limits=1)
+
+
+class Blas:
+    """How many threads a product of matrices takes: one, or as many as BLAS had when this file was imported.
+
+    Where the parts of a batch are shared out, one: BLAS' own threads go on spinning after a product, on the cores that ours compute
+    on. Where nothing is, a small network without convolutions, BLAS shares its products out by itself. The bits of a product depend
+    on it, so it is said for each step and never left to chance.
+    """
+
+    def __init__(self):
+        self.library = ThreadpoolController().select(user_api="blas")
+        self.most = max((one["num_threads"] for one in self.library.info()), default=1)
+        self.threads = None
+        self.share(False)
+
+    def share(self, on: bool) -> None:
+        """From now on each product takes all of BLAS' threads, or one."""
+        threads = self.most if on else 1
+        if threads != self.threads:
+            self.library.limit(limits=threads)
+            self.threads = threads
+
+
+blas = Blas()
 
 
 @cache
@@ -136,6 +159,7 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
     """
     if xp is not np:
         return [work(slice(0, N))]
+    blas.share(False)
     pool, cores = _threads()
     share = max(1, -(-N // cores))
     rounds = -(-share // max(1, CACHE // max(sample_bytes, 1)))
