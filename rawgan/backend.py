@@ -52,7 +52,10 @@ def array_module(*arrays) -> ModuleType:
 
     Raises TypeError, naming both, when NumPy and CuPy arrays are mixed, and when an argument is no array.
     """
-    if all([type(a) is np.ndarray or a is None for a in arrays]):  # nearly always: spared the words below
+    for a in arrays:
+        if type(a) is not np.ndarray and a is not None:
+            break
+    else:  # nearly always: spared the words below
         return np
     libraries = [_library(a) for a in arrays if a is not None]
     if all(name == "numpy" for name in libraries):
