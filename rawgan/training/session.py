@@ -23,8 +23,9 @@ from rawgan.training.board import Board, open_board
 from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rawgan.training.diagnosis import Doctor, first_overflow
 from rawgan.training.feed import Ahead, Feed, restore_streams
-from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
+from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, progress, sample
 from rawgan.training.options import Options, from_config, read_config, to_config, whole
+from rawgan.training.partner import Partner
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
 from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config, write_whole
 
@@ -279,39 +280,6 @@ def launches() -> str:
     from rawgan.kernels.launch import launched
 
     return ", ".join(f"{name} {count}" for name, count in launched.most_common()) or "none"
-
-
-class Partner(Follower):
-    """What every rank does around the steps of a GAN: all that a rank does alone where it is not the one that writes."""
-
-    board = None
-
-    def __init__(self, session: Session):
-        self.session = session
-
-    def step(self, done):
-        return self.session.step()
-
-    def stopped(self, asked):
-        return any(self.session.ranks.exchange(asked))
-
-    def numbers(self, metrics):
-        return self.session.ranks.mean_numbers(super().numbers(metrics))
-
-    def draw(self, done):
-        """Nothing: rank 0 does."""
-
-    def sound(self):
-        return all(np.isfinite(a).all() for a in self.session.arrays().values())
-
-    def save(self, done):
-        self.session.agree()
-
-    def explain(self, done):
-        return "rawgan train --resume RUN --parallel none says in which layer that begins"
-
-    def weights(self):
-        return {}
 
 
 class Trainer(Partner):
