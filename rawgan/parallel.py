@@ -259,4 +259,6 @@ def load_mpi() -> ModuleType:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise UserError(f"--parallel needs mpi4py and an MPI library: pip install 'rawgan[parallel]' ({error})") from error
+    if MPI.Is_finalized():
+        raise UserError("MPI can be used once in a process: start another one for another parallel training")
     return MPI

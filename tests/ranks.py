@@ -134,6 +134,11 @@ def main(folder: Path) -> None:
             np.savez(folder / f"{recipe}.{ranks.rank}.npz", **trained(recipe, batchnorm, ranks, images))
         for name, (recipe, batchnorm, mistake) in WRONG.items():
             np.savez(folder / f"{name}.{ranks.rank}.npz", **trained(recipe, batchnorm, ranks, images, mistake))
+    try:
+        with connect("mpi"):
+            pass
+    except UserError as error:
+        (folder / f"again.{ranks.rank}").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,13 @@ from tolerance import assert_close
 from typer.testing import CliRunner
 
 from rawgan import backend, parallel
+from rawgan.backend import CPU
 from rawgan.cli.main import app
 from rawgan.data import load
 from rawgan.errors import UserError
 from rawgan.parallel import ALONE, Lost, MPIRanks, NCCLRanks, Ranks, Share, connect
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
-from rawgan.training.session import resume, start
+from rawgan.training.session import Session, resume, start
 
 PATIENCE = 300  # seconds that any process may take on a busy machine
 TOOLS = Path(sys.executable).parent
@@ -101,6 +103,8 @@ class TestSteps:
             np.testing.assert_array_equal(found["exchange"], [5, 6])
             assert "it differs between the 2 processes" in str(found["same"])
             assert str(found["together"]) == "rank 1 finds no file"
+        for rank in (0, 1):
+            assert (folder / f"again.{rank}").read_text().startswith("MPI can be used once in a process")
 
 
 @with_mpi
@@ -116,6 +120,16 @@ class TestRuns:
         start(options("dcgan", steps=20, checkpoint_every=10, ema=0.9, flip=True), tmp_path / "alone")
         (got, facts), (want, facts_want) = (load_checkpoint(checkpoints(tmp_path / run)[20]) for run in ("run", "alone"))
         assert facts == facts_want and got.keys() == want.keys()
+        got, want = (np.genfromtxt(tmp_path / run / "metrics.csv", delimiter=",", skip_header=1) for run in ("run", "alone"))
+        np.testing.assert_allclose(got, want, rtol=1e-4)
+
+    @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+    def test_kernels(self, tmp_path, monkeypatch):
+        """The statistics of two ranks out of Triton kernels, in the interpreter."""
+        monkeypatch.setitem(ENVIRONMENT, "TRITON_INTERPRET", "1")
+        told = ["train", "dcgan", "--width", 4, "--batch", 4, "--size", 8, "--steps", 1, "--device", "cpu"]
+        two(*told, "--kernels", "--parallel", "mpi", "--batchnorm", "synchronised", "--out", "run", folder=tmp_path)
+        start(options("dcgan", batch=4, size=8, steps=1), tmp_path / "alone")
         got, want = (np.genfromtxt(tmp_path / run / "metrics.csv", delimiter=",", skip_header=1) for run in ("run", "alone"))
         np.testing.assert_allclose(got, want, rtol=1e-4)
 
@@ -176,6 +190,19 @@ class TestAlone:
         assert ALONE.share(rng) is rng
         with pytest.raises(UserError, match=r"^nothing here$"), ALONE.together():
             raise UserError("nothing here")
+
+    def test_ranks_that_have_drifted_apart(self, nothing_plotted):
+        session = Session(options("dcgan"), load("digits", 16), CPU)
+        session.agree()
+        session.ranks = ranks_of(0, 2)
+        session.ranks.exchange = lambda value: [value, value]
+        session.agree()
+        before, seen = [], lambda value: before.append(value) or [value, before[0]]
+        session.ranks.exchange = seen
+        session.agree()
+        session.gan.generator_optimizer.parameters.flat[7] += 1e-6
+        with pytest.raises(UserError, match="what is trained differs between the 2 processes"):
+            session.agree()
 
     def test_parts_are_the_whole(self, rng):
         whole, again = rng.bit_generator.state, []
