@@ -264,6 +264,30 @@ def choose_device(wish: str = "auto", kernels: bool = False) -> Device:
     return _with_kernels(device) if kernels else device
 
 
+def use_gpu(n: int) -> None:
+    """Makes the n-th GPU, from 0, the one that this process computes on. Raises UserError where there are not as many."""
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy raises its own kinds for a missing driver or library
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--parallel nccl needs a GPU for each process, but {reason}; --parallel mpi computes on CPUs") from error
+    if n >= count:
+        raise UserError(f"--parallel nccl needs a GPU for each process, but this machine has {count}: start as many")
+    cupy.cuda.Device(n).use()
+
+
+def nccl() -> ModuleType:
+    """CuPy's NCCL. Raises UserError where the library is missing."""
+    cupy, reason = _cupy()
+    if cupy is None:
+        raise UserError(f"--parallel nccl needs a GPU, but {reason}")
+    if not cupy.cuda.nccl.available:
+        raise UserError("CuPy finds no NCCL library here: pip install 'rawgan[nccl]'")
+    return cupy.cuda.nccl
+
+
 def _with_kernels(device: Device) -> Device:
     """The device with Triton kernels. Raises UserError where they cannot run."""
     interpreter = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rawgan.backend import Array, array_module, blas
-from rawgan.layers import Conv2d, ConvTranspose2d, Sequential, leaves
+from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Dropout, Sequential, leaves
 from rawgan.losses import Objective
 from rawgan.optim import Optimizer
+from rawgan.parallel import ALONE, Ranks
 from rawgan.penalties import Penalty
 
 Samples = Array | tuple[Array, Array]  # images or z, and where the networks are conditional, labels (N,) beside them
@@ -49,6 +50,27 @@ class GAN:
         self.norms: Array | None = None
         players = leaves(self.generator) + leaves(self.discriminator)
         self.convolves = any(isinstance(layer, Conv2d | ConvTranspose2d) for _, layer in players)
+        self.ranks: Ranks = ALONE
+
+    def join(self, ranks: Ranks, synchronised: bool = False) -> None:
+        """From now on this is one of several that train together, each on its part of every batch: their gradients are averaged.
+
+        `synchronised`: BatchNorm takes the statistics of the whole batch; else each of its own part, and the running ones are
+        averaged by `level`.
+        """
+        self.ranks, self.rng = ranks, ranks.share(self.rng)
+        for _, layer in leaves(self.generator) + leaves(self.discriminator):
+            if isinstance(layer, Dropout):
+                layer.bind(ranks.share(layer.rng))
+            elif isinstance(layer, BatchNorm) and synchronised and ranks.size > 1:
+                layer.ranks = ranks
+
+    def level(self) -> None:
+        """Running statistics that each process took of its own samples become their means: the same on all."""
+        nets = leaves(self.generator) + leaves(self.discriminator)
+        self.ranks.level(
+            [a for _, layer in nets if isinstance(layer, BatchNorm) and not layer.ranks for a in layer.buffers.values()]
+        )
 
     def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
         """D learns from real and fake images, then G from what the new D says of the same fakes.
@@ -106,7 +128,7 @@ class GAN:
         """
         D = self.discriminator
         labels = (real[1], fake[1]) if self.objective.labelled else ()
-        if self.joint or (not D.buffers and self.first != "both"):
+        if self.joint or (not D.buffers and self.first != "both" and self.ranks.size == 1):
             scores, cache = D.forward(both(self.seen(real), self.seen(fake)))
             a, c = scores[: len(scores) // 2], scores[len(scores) // 2 :]
             loss, da, dc = self.objective.discriminator(a, c, *labels)
@@ -128,7 +150,7 @@ class GAN:
             loss = loss + value
             said, self.norms = {"penalty": value, "gradient_norm": norms.mean()}, norms
         said = {"d_loss": loss, "d_real": self.objective.score(a), "d_fake": self.objective.score(c)} | said
-        self.gradients["discriminator"] = grads = self.discriminator_optimizer.parameters.gather(*passes)
+        self.gradients["discriminator"] = grads = self.ranks.mean_(self.discriminator_optimizer.parameters.gather(*passes))
         return said, grads, judged
 
     def generator_gradient(self, fake: Samples, judged: tuple, g_cache) -> tuple[dict[str, Array], Array]:
@@ -142,7 +164,7 @@ class GAN:
         loss, dc = self.objective.generator(c, *labels)
         dfake, _ = self.discriminator.backward(dc, d_cache, need_grads=False)
         _, grads = self.generator.backward(dfake, g_cache, need_dx=False)
-        self.gradients["generator"] = flat = self.generator_optimizer.parameters.gather(grads)
+        self.gradients["generator"] = flat = self.ranks.mean_(self.generator_optimizer.parameters.gather(grads))
         return {"g_loss": loss}, flat
 
     def move_discriminator(self, grads: Array) -> None:

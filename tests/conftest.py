@@ -1,5 +1,6 @@
 """What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -16,6 +17,10 @@ torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
 settings.load_profile("rawgan")
 
+
+# so that mpirun starts two processes whoever the user is, and however many cores there are
+os.environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
 
 collect_ignore_glob = [] if find_spec("triton") else ["test_kernels*.py"]
 

@@ -183,14 +183,14 @@ def test_wrong_dtype(layer):
 # Mistakes that others made: with each of them put in, the check that this file makes fails.
 
 
-def one_pass(x, axes, eps):
+def one_pass(x, axes, eps, ranks):
     mean = x.mean(axes, keepdims=True)
     var = (x * x).mean(axes, keepdims=True) - mean * mean
     rstd = (var + eps) ** -0.5
     return (x - mean) * rstd, rstd, mean, var
 
 
-def eps_outside(x, axes, eps):
+def eps_outside(x, axes, eps, ranks):
     xhat, _, mean, var = normalize(x, axes, 0)
     rstd = 1 / (np.sqrt(var) + eps)
     return xhat * np.sqrt(var) * rstd, rstd, mean, var
@@ -222,11 +222,16 @@ MISTAKES = {
     "E[x^2] - E[x]^2": (ops_file, "normalize", one_pass, test_large_mean_in_a_layer),
     "eps outside the root": (ops_file, "normalize", eps_outside, zero_gamma),
     "divided by gamma": (BatchNorm, "double_backward", divided_by_gamma, zero_gamma),
-    "variance taken as constant": (layer_file, "normalize_dx", lambda v, xhat, rstd, axes: rstd * (v - v.mean(axes)), zero_gamma),
+    "variance taken as constant": (
+        layer_file,
+        "normalize_dx",
+        lambda v, xhat, rstd, axes, _: rstd * (v - v.mean(axes)),
+        zero_gamma,
+    ),
     "no second derivative of rstd": (
         layer_file,
         "normalize_dx2",
-        lambda ddx, dxhat, xhat, rstd, axes: -rstd * normalize_dx(ddx * (dxhat * xhat).mean(axes), xhat, rstd, axes),
+        lambda ddx, dxhat, xhat, rstd, axes, _: -rstd * normalize_dx(ddx * (dxhat * xhat).mean(axes), xhat, rstd, axes),
         zero_gamma,
     ),
     "biased running variance": (BatchNorm, "track", biased, lambda: test_running_statistics((7, 3))),

@@ -13,7 +13,8 @@ from rawgan.training.options import Options
 from rawgan.training.session import resume as go_on
 from rawgan.training.session import start
 
-AGAIN = ("steps", "device", "kernels", "checkpoint_every", "keep", "tensorboard")  # what may change when a run is resumed
+# what may change when a run is resumed
+AGAIN = ("steps", "device", "kernels", "checkpoint_every", "keep", "tensorboard", "parallel")
 
 
 def command(
@@ -40,6 +41,12 @@ def command(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between two checkpoints")] = 500,
     keep: Annotated[int, typer.Option(min=1, help="how many checkpoints stay, the last ones")] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write an event file too (needs tensorboardX)")] = False,
+    parallel: Annotated[
+        str, typer.Option(metavar="none|mpi|nccl", help="be one of the processes that mpirun started, each with a part of a batch")
+    ] = "none",
+    batchnorm: Annotated[
+        str, typer.Option(metavar="local|synchronised", help="BatchNorm's statistics are of each process' own pictures, or of all")
+    ] = "local",
     out: Annotated[Path | None, typer.Option(help="run folder, new or empty; runs/RECIPE-DATA-NNN unless given")] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="go on with this run from its last checkpoint; --steps may be raised")
@@ -55,6 +62,8 @@ def command(
     `rawgan train wgan_gp --data path/to/pictures --size 64 --flip`
 
     `rawgan train --resume runs/dcgan-digits-001 --steps 3000`
+
+    `mpirun -n 2 rawgan train dcgan --parallel mpi --batchnorm synchronised`
     """
     if resume is not None:
         given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]

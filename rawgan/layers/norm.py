@@ -14,6 +14,8 @@ class _Norm(Layer):
     gamma and beta have the shape of the last axes of x: (C,) is one per channel.
     """
 
+    ranks = None  # where the samples of several processes are one batch
+
     def __init__(self, shape, eps: float):
         super().__init__()
         self.shape, self.eps = ((shape,) if isinstance(shape, int) else tuple(shape)), eps
@@ -39,15 +41,15 @@ class _Norm(Layer):
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd = cache
-        dx = normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy)) if need_dx else None
+        dx = normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy), self.ranks) if need_dx else None
         grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dx, grads
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd = cache
         axes, gamma = self.axes(dy), self.params["gamma"]
-        d_dxhat = normalize_dx(ddx, xhat, rstd, axes)
-        dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes)
+        d_dxhat = normalize_dx(ddx, xhat, rstd, axes, self.ranks)
+        dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes, self.ranks)
         return gamma * d_dxhat, dx, {"gamma": self.over_params(dy, d_dxhat)}
 
     def config(self):
@@ -93,6 +95,7 @@ class BatchNorm(_Norm):
         running = (1 - momentum) running + momentum batch
 
     Inference normalises with the running statistics: then each sample stands alone and the layer is linear in x.
+    Where several processes train together, each takes the statistics of its own samples, or with `ranks` set all those of all.
     Keras' defaults are momentum=0.01 in this convention, and eps=1e-3. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
 
@@ -115,10 +118,10 @@ class BatchNorm(_Norm):
             rstd = (self.buffers["running_var"] + x.dtype.type(self.eps)) ** -0.5
             xhat = standardize(x, self.buffers["running_mean"], rstd)
             return affine(xhat, gamma, beta), (xhat, rstd, train)
-        M = x.size // x.shape[-1]
+        M = x.size // x.shape[-1] * (self.ranks.size if self.ranks else 1)
         if M < 2:
             raise ValueError(f"{self.label}: one value per channel has no variance; train with a batch of 2 or more")
-        y, xhat, rstd, mean, var = batchnorm(x, gamma, beta, self.eps)
+        y, xhat, rstd, mean, var = batchnorm(x, gamma, beta, self.eps, self.ranks)
         self.track("running_mean", mean.reshape(-1))
         self.track("running_var", var.reshape(-1) * (M / (M - 1)))
         return y, (xhat, rstd, train)
@@ -131,7 +134,7 @@ class BatchNorm(_Norm):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd, train = cache
         if train:
-            dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.params["gamma"])
+            dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.params["gamma"], self.ranks)
             return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else {}
         grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dy * (self.params["gamma"] * rstd), grads

@@ -14,12 +14,16 @@ matrix it is symmetric, so it is its own adjoint. Then
     dx2 = -rstd^2 ( xhat E(ddx P(gamma dy)) + P( E(gamma dy xhat) ddx + E(ddx xhat) gamma dy ) )
 
 Nothing divides by gamma, so gamma may be exactly 0.
+
+With `ranks`, the samples of several processes are one batch: every E is the mean over the ranks of their own, all ranks having
+equally many samples, and the formulas stay as they are, the second order too.
 """
 
 from math import prod
 
 from rawgan.backend import Array, array_module, elementwise, fast_on, kernels_on, shared
 from rawgan.kernels import cpu_norm, kernels
+from rawgan.parallel import Ranks
 
 Axes = tuple[int, ...]
 
@@ -46,6 +50,11 @@ def mean(axes: Axes, *factors: Array) -> Array:
     return total.reshape([1 if axis in axes else n for axis, n in enumerate(shape)]) / prod(shape[axis] for axis in axes)
 
 
+def _over(ranks: Ranks | None, *means: Array) -> list[Array]:
+    """Means over the samples of this process to means over those of all ranks, by one all-reduce."""
+    return list(means) if ranks is None else list(ranks.mean_(array_module(*means).stack(means)))
+
+
 @elementwise
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """y = scale x + shift; scale and shift broadcast over x."""
@@ -62,15 +71,26 @@ def standardize(x: Array, mu: Array, rstd: Array) -> Array:
     return (x - mu) * rstd
 
 
-def normalize(x: Array, axes: Axes, eps: float) -> tuple[Array, Array, Array, Array]:
+def normalize(x: Array, axes: Axes, eps: float, ranks: Ranks | None = None) -> tuple[Array, Array, Array, Array]:
     """Subtracts the mean over `axes` and divides by the standard deviation.
 
         xhat = (x - mean) rstd,  mean = E(x),  var = E((x - mean)^2),  rstd = 1 / sqrt(var + eps)
 
     x any shape; returns xhat of x's shape, and rstd, mean, var (biased) with the reduced axes kept as 1. The variance takes a
-    second pass: E(x^2) - mean^2 loses all digits when the mean is large. Derivatives: normalize_dx, normalize_dx2.
-    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    second pass: E(x^2) - mean^2 loses all digits when the mean is large; and for that reason `ranks` merge their moments as
+
+        mean = E_r(mean_r),  var = E_r(var_r + (mean_r - mean)^2),  E_r the mean over ranks r
+
+    Derivatives: normalize_dx, normalize_dx2. Sources: Ioffe & Szegedy 2015 (arXiv:1502.03167); the merge: Chan et al. 1983.
     """
+    if ranks is not None:
+        xp = array_module(x)
+        _, _, mu, var = normalize(x, axes, eps)
+        each = ranks.gather(xp.stack([mu, var]))
+        mu = each[:, 0].mean(0)
+        var = (each[:, 1] + (each[:, 0] - mu) ** 2).mean(0)
+        rstd = 1 / xp.sqrt(var + x.dtype.type(eps))
+        return standardize(x, mu, rstd), rstd, mu, var
     if kernels_on(x):
         return kernels.normalize(x, axes, eps)
     xp = array_module(x)
@@ -87,32 +107,35 @@ def _minus(v: Array, xhat: Array, constant: Array, slope: Array, scale: Array) -
     return (v - constant - xhat * slope) * scale
 
 
-def normalize_dx(dxhat: Array, xhat: Array, rstd: Array, axes: Axes) -> Array:
+def normalize_dx(dxhat: Array, xhat: Array, rstd: Array, axes: Axes, ranks: Ranks | None = None) -> Array:
     """The gradient of normalize: dx = rstd P(dxhat). P being symmetric, it is also its own derivative with respect to dxhat.
 
     dxhat and xhat of x's shape, rstd with the reduced axes as 1; with rstd = 1 it is P itself.
     """
-    if kernels_on(dxhat, xhat, rstd):
+    if ranks is None and kernels_on(dxhat, xhat, rstd):
         return kernels.normalize_dx(dxhat, xhat, rstd, axes)
-    return _minus(dxhat, xhat, mean(axes, dxhat), mean(axes, xhat, dxhat), rstd)
+    constant, slope = _over(ranks, mean(axes, dxhat), mean(axes, xhat, dxhat))
+    return _minus(dxhat, xhat, constant, slope, rstd)
 
 
-def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes) -> Array:
+def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes, ranks: Ranks | None = None) -> Array:
     """The curvature: the gradient of <ddx, normalize_dx(dxhat)> with respect to x.
 
         dx2 = -rstd^2 ( xhat E(ddx P(dxhat)) + P( E(dxhat xhat) ddx + E(ddx xhat) dxhat ) )
 
     All of x's shape but rstd. The first term differentiates rstd (its gradient is -rstd^2 xhat / M), the second xhat.
     """
-    if kernels_on(ddx, dxhat, xhat, rstd):
+    if ranks is None and kernels_on(ddx, dxhat, xhat, rstd):
         return kernels.normalize_dx2(ddx, dxhat, xhat, rstd, axes)
     one = xhat.dtype.type(1)
-    scale = mean(axes, ddx, normalize_dx(dxhat, xhat, one, axes))
-    mixed = mean(axes, dxhat, xhat) * ddx + mean(axes, ddx, xhat) * dxhat
-    return -rstd * rstd * (xhat * scale + normalize_dx(mixed, xhat, one, axes))
+    projected = normalize_dx(dxhat, xhat, one, axes, ranks)
+    scale, vx, ux = _over(ranks, mean(axes, ddx, projected), mean(axes, dxhat, xhat), mean(axes, ddx, xhat))
+    return -rstd * rstd * (xhat * scale + normalize_dx(vx * ddx + ux * dxhat, xhat, one, axes, ranks))
 
 
-def batchnorm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array, Array, Array]:
+def batchnorm(
+    x: Array, gamma: Array, beta: Array, eps: float, ranks: Ranks | None = None
+) -> tuple[Array, Array, Array, Array, Array]:
     """Normalises each channel over the batch and the pixels, and gives it a scale and a mean of its own.
 
         y = gamma xhat + beta,  xhat, rstd, mean, var = normalize(x)
@@ -120,23 +143,23 @@ def batchnorm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, A
     x (N, C) or (N, H, W, C), gamma and beta (C,); returns y and xhat of x's shape, and rstd, mean, var with the reduced axes kept
     as 1. Derivative: batchnorm_dx. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
-    if fast_on(x, gamma, beta):
+    if ranks is None and fast_on(x, gamma, beta):
         return cpu_norm.batchnorm(x, gamma, beta, eps)
-    xhat, *statistics = normalize(x, tuple(range(x.ndim - 1)), eps)
+    xhat, *statistics = normalize(x, tuple(range(x.ndim - 1)), eps, ranks)
     return affine(xhat, gamma, beta), xhat, *statistics
 
 
-def batchnorm_dx(dy: Array, xhat: Array, rstd: Array, gamma: Array) -> tuple[Array, Array, Array]:
+def batchnorm_dx(dy: Array, xhat: Array, rstd: Array, gamma: Array, ranks: Ranks | None = None) -> tuple[Array, Array, Array]:
     """The gradients of batchnorm with respect to x, gamma and beta.
 
         dx = gamma rstd P(dy) = gamma rstd (dy - dbeta / M - xhat dgamma / M)
         dgamma = sum of xhat dy,  dbeta = sum of dy,  each over the M values of a channel
 
     dy and xhat of x's shape, rstd with the reduced axes as 1, gamma (C,); dx of x's shape, dgamma and dbeta (C,). gamma does not
-    depend on what E runs over, so P(gamma dy) = gamma P(dy).
+    depend on what E runs over, so P(gamma dy) = gamma P(dy). With ranks, the sums are over the samples of this process.
     """
-    if fast_on(dy, xhat, rstd, gamma):
+    if ranks is None and fast_on(dy, xhat, rstd, gamma):
         return cpu_norm.batchnorm_dx(dy, xhat, rstd, gamma)
     axes, M = tuple(range(dy.ndim - 1)), dy.size // dy.shape[-1]
-    dx = normalize_dx(dy, xhat, gamma * rstd, axes)
+    dx = normalize_dx(dy, xhat, gamma * rstd, axes, ranks)
     return dx, mean(axes, xhat, dy).reshape(-1) * M, mean(axes, dy).reshape(-1) * M

@@ -7,6 +7,7 @@ from rawgan.data import Batches, Images, to_float
 from rawgan.errors import UserError
 from rawgan.gan import Samples
 from rawgan.models.recipes import Recipe
+from rawgan.parallel import ALONE, Ranks
 from rawgan.random import Random
 
 Step = tuple[list[Samples], list[Samples]]  # real batches and latent vectors, as GAN.train_step takes them
@@ -16,10 +17,14 @@ class Feed:
     """What a recipe's networks are fed: real batches and latent vectors, on the device, labels beside them where it is conditional.
 
     Real images carry their own labels, latent vectors uniform random ones. With `flip`, every real image is mirrored with
-    probability 1/2. `random` is the feed's own, so that it may draw ahead: nobody else may use the same object.
+    probability 1/2. `random` is the feed's own, so that it may draw ahead: nobody else may use the same object. Of `ranks` each
+    draws everything and is fed its part.
     """
 
-    def __init__(self, recipe: Recipe, data: Images, batch: int, random: Random, device: Device, flip: bool = False):
+    def __init__(
+        self, recipe: Recipe, data: Images, batch: int, random: Random, device: Device, flip: bool = False, ranks: Ranks = ALONE
+    ):
+        self.part = ranks.part(batch)
         self.recipe, self.data, self.batch, self.random, self.device, self.flip = recipe, data, batch, random, device, flip
         for name in ("z", *(["labels"] if recipe.classes else []), *(["flip"] if flip else [])):
             random.stream(name)  # there from the start, so that a state can be held against it
@@ -29,10 +34,10 @@ class Feed:
 
     def real(self) -> Samples:
         """The next batch, on the host, in the recipe's range of pixels."""
-        index = next(self.order)
+        index = next(self.order)[self.part]
         x = to_float(self.data.images[index])
         if self.flip:
-            mirrored = self.random.stream("flip").random(self.batch) < 0.5
+            mirrored = self.random.stream("flip").random(self.batch)[self.part] < 0.5
             x[mirrored] = x[mirrored, :, ::-1]
         if self.recipe.pixels == "unit":
             x = (x + 1) / 2
@@ -40,10 +45,10 @@ class Feed:
 
     def z(self) -> Samples:
         """A batch of latent vectors, on the host."""
-        z = self.recipe.draw_z(self.random.stream("z"), self.batch)
+        z = self.recipe.draw_z(self.random.stream("z"), self.batch)[self.part]
         if not self.recipe.classes:
             return z
-        return z, self.random.stream("labels").integers(self.recipe.classes, size=self.batch)
+        return z, self.random.stream("labels").integers(self.recipe.classes, size=self.batch)[self.part]
 
     def prepare(self, step: int) -> Step:
         """Everything that generator step `step`, from 0, needs, on the host."""

@@ -91,6 +91,14 @@ class Follower:
         """What is saved when the training ends well."""
         raise NotImplementedError
 
+    def stopped(self, asked: bool) -> bool:
+        """Whether to stop, where this process was asked to or not."""
+        return asked
+
+    def numbers(self, metrics: dict[str, Array]) -> dict[str, float]:
+        """Metrics as numbers."""
+        return {name: float(value) for name, value in metrics.items()}
+
     def say(self, row: dict[str, float]) -> str:
         """What stands beside the progress bar."""
         return ", ".join(f"{name} {value:.4g}" for name, value in row.items())
@@ -134,17 +142,17 @@ def follow(
     drawn = done
     try:
         with stop_requested() as stop, progress_bar(steps, first) as bar, np.errstate(over="ignore", invalid="ignore"):
-            while done < steps and not stop():
+            while done < steps and not follower.stopped(stop()):
                 metrics = follower.step(done)
                 done += 1
                 bar.update()
                 if done % LOG_EVERY == 0 or done == steps:
-                    row = {name: float(value) for name, value in metrics.items()}
+                    row = follower.numbers(metrics)
                     run.log("metrics", {"step": done} | row)
                     speed = (done - first) * batch / (time.perf_counter() - start)
                     bar.set_postfix_str(f"{follower.say(row)}, {speed:.0f} images/s", refresh=False)
                     if not all(map(math.isfinite, row.values())):
-                        save_curves(run.path / "losses.png", run.metrics, panels)
+                        draw_curves(run, panels)
                         raise not_finite(follower, done)
                     follower.logged(done, row)
                 if done % sample_every == 0 and done < steps:
@@ -156,8 +164,7 @@ def follow(
                 follower.draw(done)
             if checkpoint_every and done > first:
                 checked_save(follower, done, metrics)
-        if run.metrics:
-            save_curves(run.path / "losses.png", run.metrics, panels)
+        draw_curves(run, panels)
         follower.finish()
         run.save_weights(follower.weights())  # the last: a run that has them has everything
     finally:
@@ -165,9 +172,15 @@ def follow(
     return done
 
 
+def draw_curves(run: RunFolder, panels: dict[str, dict[str, str]]) -> None:
+    """losses.png, once there is something to draw."""
+    if run.metrics:
+        save_curves(run.path / "losses.png", run.metrics, panels)
+
+
 def checked_save(follower: Follower, done: int, metrics: dict[str, Array]) -> None:
     """A checkpoint, unless a metric or a parameter is no longer finite: then UserError."""
-    if not (all(math.isfinite(float(value)) for value in metrics.values()) and follower.sound()):
+    if not (all(map(math.isfinite, follower.numbers(metrics).values())) and follower.sound()):
         raise not_finite(follower, done)
     follower.save(done)
 

@@ -11,6 +11,9 @@ from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.losses import BCE
 from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.parallel import FORMS
+
+BATCHNORM = ("local", "synchronised")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Options:
     checkpoint_every: int = 500
     keep: int = 2
     tensorboard: bool = False
+    parallel: str = "none"
+    batchnorm: str = "local"
 
     def changed_recipe(self) -> Recipe:
         """The recipe with the user's learning rate for both players and label smoothing. Raises UserError for one without sense."""
@@ -50,6 +55,8 @@ class Options:
             if not isinstance(recipe.objective, BCE):
                 raise UserError(f"{recipe.name} has no labels to smooth: leave --real-label out")
             recipe = replace(recipe, objective=BCE(self.real_label, recipe.objective.minimax))
+        if self.batchnorm not in BATCHNORM:
+            raise UserError(f"--batchnorm {self.batchnorm} is not known; choose {' or '.join(BATCHNORM)}")
         return recipe
 
     def natural_size(self) -> int:
@@ -100,6 +107,8 @@ FIELDS = {  # what each option in a config.json must be
     "checkpoint_every": whole(1, 10**15),
     "keep": whole(1, 10**6),
     "tensorboard": lambda value: type(value) is bool,
+    "parallel": lambda value: value in ("none", *FORMS),
+    "batchnorm": lambda value: value in BATCHNORM,
 }
 KEYS = {"data": "source"}  # where an option has another name in config.json: there, "data" is the name of the data set
 

@@ -212,6 +212,17 @@ class RunFolder:
             table.file.close()
 
 
+class Nowhere:
+    """The run folder of a process that trains with another, which writes."""
+
+    path, metrics = Path(os.devnull), ()
+
+    def log(self, *_) -> None:
+        """Nothing, as all that would be written."""
+
+    save_weights = close = log
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Nobody else trains in the folder meanwhile; the lock ends with the process, however that ends. Raises UserError.

@@ -1,8 +1,10 @@
 """A training from its options to its run folder: begun, stopped, resumed."""
 
+import json
 import sys
 import warnings
 import zlib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +17,17 @@ from rawgan.data.idx import KNOWN
 from rawgan.ema import EMA
 from rawgan.errors import UserError
 from rawgan.layers import Sequential, parameter_count, state
+from rawgan.parallel import ALONE, Ranks, connect
 from rawgan.random import Random
 from rawgan.training.board import Board, open_board
 from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rawgan.training.diagnosis import Doctor, first_overflow
 from rawgan.training.feed import Ahead, Feed, restore_streams
-from rawgan.training.loop import LOG_EVERY, Follower, columns, curves, follow, latent, progress, sample
+from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, progress, sample
 from rawgan.training.options import Options, from_config, read_config, to_config, whole
+from rawgan.training.partner import Partner
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
-from rawgan.training.run import RunFolder, free_folder, locked, write_config, write_whole
+from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config, write_whole
 
 
 class Session:
@@ -32,15 +36,16 @@ class Session:
     `arrays()` and `facts()` are all that changes from step to step; `restore` goes back to them.
     """
 
-    def __init__(self, options: Options, images: Images, device: Device):
-        self.options, self.images, self.device = options, images, device
+    def __init__(self, options: Options, images: Images, device: Device, ranks: Ranks = ALONE):
+        self.options, self.images, self.device, self.ranks = options, images, device, ranks
         self.recipe, self.random = options.changed_recipe(), Random(options.seed)
         _, H, _, C = images.images.shape
         self.gan = self.recipe.build(self.random, H, C, options.width, device)
         self.average = EMA(self.gan.generator_optimizer.parameters, options.ema) if options.ema else None
+        self.gan.join(ranks, options.batchnorm == "synchronised")
         self.optimizers = {"generator": self.gan.generator_optimizer, "discriminator": self.gan.discriminator_optimizer}
         batch = options.batch or self.recipe.batch
-        self.feed = Feed(self.recipe, images, batch, Random(options.seed), device, options.flip)
+        self.feed = Feed(self.recipe, images, batch, Random(options.seed), device, options.flip, ranks)
         self.columns = self.recipe.classes or 8  # of a sample grid
         self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
         self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
@@ -62,6 +67,7 @@ class Session:
             self.ahead = Ahead(self.feed, self.done)
         with use_kernels(self.device.kernels):
             metrics = self.gan.train_step(*self.ahead.take())
+        self.gan.level()
         if self.average:
             self.average.update()
         self.done += 1
@@ -88,6 +94,13 @@ class Session:
         found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
         found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
         return found | {"pictures": self.fingerprint}
+
+    def agree(self) -> None:
+        """Raises UserError unless all ranks train the same: pictures, options, parameters, running statistics, optimizers."""
+        found = zlib.crc32(json.dumps([self.done, self.identity()]).encode())
+        for _, a in sorted(self.arrays().items() if self.ranks.size > 1 else ()):
+            found = zlib.crc32(np.ascontiguousarray(a), found)
+        self.ranks.same("what is trained", found)
 
     def facts(self) -> dict:
         """All that changes and is no array."""
@@ -153,18 +166,22 @@ def fingerprint(images: Images) -> list[int]:
     return [len(images), found if images.labels is None else zlib.crc32(np.ascontiguousarray(images.labels), found)]
 
 
-def open_session(options: Options) -> Session:
+def open_session(options: Options, ranks: Ranks) -> Session:
     """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
     device = choose_device(options.device, options.kernels)
+    if options.parallel != "none" and (options.parallel == "nccl") != (device.name == "gpu"):
+        raise UserError(f"--parallel {options.parallel} does not train on a {device.name}: mpi is for --device cpu, nccl for gpu")
     more = "" if device.kernels else "; no Triton kernels in this path"
     print(f"Device: {device.name}, computing with {device.path} ({device.why}){more}.", flush=True)
+    if options.parallel != "none":
+        print(f"Ranks: {ranks.size}, by {ranks.name}; BatchNorm's statistics {options.batchnorm}.", flush=True)
     options.changed_recipe()  # what makes no sense is said before pictures are loaded
     images = load(options.data, options.natural_size(), options.channels)
     _, H, _, C = images.images.shape
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        session = Session(options, images, device)
+        session = Session(options, images, device, ranks)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     G, D = (parameter_count(net) for net in (session.gan.generator, session.gan.discriminator))
@@ -183,17 +200,20 @@ def tables(session: Session) -> tuple[dict[str, tuple[str, ...]], dict[str, int]
 
 def start(options: Options, out: Path | None = None) -> tuple[int, int]:
     """Trains from the first step, in a new run folder; returns the steps done and those asked for. Raises UserError."""
-    session = open_session(options)
-    _, H, _, C = session.images.images.shape
-    source = options.data if options.data in ("digits", *KNOWN) else str(Path(options.data).expanduser().resolve())
-    width, batch = options.width or session.recipe.width, session.feed.batch
-    options = replace(options, data=source, size=H, channels=C, width=width, batch=batch, device=session.device.name)
-    session.options = options
-    board = open_board(options.tensorboard)
-    folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
-    config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | {"path": session.device.path}
-    run = RunFolder.new(folder, config, tables(session)[0])
-    with locked(run.path):
+    with connect(options.parallel) as ranks, ExitStack() as held:
+        with ranks.together():
+            session = open_session(options, ranks)
+            _, H, _, C = session.images.images.shape
+            source = options.data if options.data in ("digits", *KNOWN) else str(Path(options.data).expanduser().resolve())
+            width, batch = options.width or session.recipe.width, session.feed.batch
+            options = replace(options, data=source, size=H, channels=C, width=width, batch=batch, device=session.device.name)
+            session.options = options
+            board, run = open_board(options.tensorboard), Nowhere()
+            if ranks.rank == 0:
+                folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
+                config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | where(session)
+                run = RunFolder.new(folder, config, tables(session)[0])
+                held.enter_context(locked(run.path))
         return go_on(session, run, board), options.steps
 
 
@@ -204,27 +224,40 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
         raise UserError(f"there is no run folder {folder}; give one that a training left")
     config = read_config(folder / "config.json")
     options = replace(from_config(config, folder / "config.json"), **changes)
-    session = open_session(options)
-    board = open_board(options.tensorboard)
-    with locked(folder):
-        found = checkpoints(folder)
-        if found:
-            session.restore(list(found.values())[-1])
-        over = session.done >= options.steps
-        if over and (folder / "weights.safetensors").exists():
-            raise UserError(f"{folder} has done its {session.done} steps: ask for more, --steps N, to go on")
-        columns, every = tables(session)
-        every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
-        run = RunFolder.again(folder, columns, session.done, every)
-        write_config(folder, config | to_config(options) | {"path": session.device.path})
+    with connect(options.parallel) as ranks, ExitStack() as held:
+        with ranks.together():
+            session = open_session(options, ranks)
+            board, run = open_board(options.tensorboard), Nowhere()
+            if ranks.rank == 0:
+                held.enter_context(locked(folder))
+            found = checkpoints(folder)
+            if found:
+                session.restore(list(found.values())[-1])
+            over = session.done >= options.steps
+            if over and (folder / "weights.safetensors").exists():
+                raise UserError(f"{folder} has done its {session.done} steps: ask for more, --steps N, to go on")
+            if ranks.rank == 0:
+                columns, every = tables(session)
+                every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
+                run = RunFolder.again(folder, columns, session.done, every)
+                write_config(folder, config | to_config(options) | where(session))
         print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
         return go_on(session, run, board), options.steps
 
 
-def go_on(session: Session, run: RunFolder, board: type[Board] | None) -> int:
+def where(session: Session) -> dict:
+    """What config.json says of how a run was computed last."""
+    return {"path": session.device.path, "ranks": session.ranks.size}
+
+
+def go_on(session: Session, run: RunFolder | Nowhere, board: type[Board] | None) -> int:
     """Trains to the last step of the options, from wherever the session is; returns the steps done."""
-    trainer = Trainer(session, run, board(run.path, session.done) if board else None)
     options = session.options
+    session.agree()
+    if session.ranks.rank == 0:
+        trainer = Trainer(session, run, board(run.path, session.done) if board else None)
+    else:
+        trainer = Partner(session)
     try:
         done = follow(
             run, trainer, curves(session.recipe), first=session.done, steps=options.steps, batch=session.feed.batch,
@@ -249,15 +282,13 @@ def launches() -> str:
     return ", ".join(f"{name} {count}" for name, count in launched.most_common()) or "none"
 
 
-class Trainer(Follower):
-    """What happens around the steps of a GAN."""
+class Trainer(Partner):
+    """What rank 0 does around the steps of a GAN, and writes."""
 
     def __init__(self, session: Session, run: RunFolder, board: Board | None):
-        self.session, self.run, self.board = session, run, board
+        super().__init__(session)
+        self.run, self.board = run, board
         self.doctor = Doctor(session.recipe, session.images.images[: 8 * session.columns])
-
-    def step(self, done):
-        return self.session.step()
 
     def draw(self, done):
         images = self.session.images_drawn()
@@ -287,17 +318,15 @@ class Trainer(Follower):
         if new := [sentence for sentence in said if sentence not in kept]:
             write_whole(path, "".join(f"{line}\n" for line in kept + new).encode())
 
-    def sound(self):
-        return all(np.isfinite(a).all() for a in self.session.arrays().values())
-
     def save(self, done):
+        super().save(done)
         self.run.sync()
         save_checkpoint(self.run.path, done, self.session.arrays(), self.session.facts(), self.session.options.keep)
         tqdm.write(f"checkpoint: step {done}", file=sys.stdout)
         sys.stdout.flush()
 
     def explain(self, done):
-        return overflow(self.session, self.run.path, done)
+        return overflow(self.session, self.run.path, done) if self.session.ranks.size == 1 else super().explain(done)
 
     def weights(self):
         return self.session.weights()
