@@ -226,7 +226,15 @@ class Planned:
 
     def metrics(self) -> dict[str, float]:
         """What the last step said."""
-        row = to_host(self.said)[(int(self.state[1]) - 1) % len(self.said)]
+        return self.history(1)[-1]
+
+    def history(self, steps: int) -> list[dict[str, float]]:
+        """What the last steps said, oldest first: at most as many as are fed at a time."""
+        said, done = to_host(self.said), int(self.state[1])
+        return [self.named(said[step % len(said)]) for step in range(done - steps, done)]
+
+    def named(self, row: np.ndarray) -> dict[str, float]:
+        """A row of `said`, as GAN.train_step would say it."""
         return dict(zip(self.said_names, map(float, row)))
 
 

@@ -253,6 +253,14 @@ class Gradient:
         self.flat = array_module(self.parameters.flat).zeros(start, "float32")
         return self.parameters.device.asarray(slice_table(rows))
 
+    def added(self) -> dict[str, Array]:
+        """The gradient of each parameter: its slices added."""
+        found = {}
+        for name, shape in self.parameters.shapes.items():
+            start, count = self.starts[name], sum(self.counts[name])
+            found[name] = self.flat[start : start + count * prod(shape)].reshape(count, *shape).sum(0)
+        return found
+
     def close(self) -> None:
         """The optimizer has moved: what comes next is the first part again."""
         self.counts, self.taken = dict(self.taken), defaultdict(list)

@@ -117,6 +117,6 @@ class PlannedPenaltyStep(Planned):
         for block, trace in zip(self.D.blocks, cache):
             x = block.tangent(x, act=block.act, slope=block.slope, v=trace.y, out=trace.y)
 
-    def metrics(self):
-        said = super().metrics()
+    def named(self, row):
+        said = super().named(row)
         return {"d_loss": said.pop("critic_loss") + said["penalty"]} | said
