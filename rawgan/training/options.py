@@ -12,6 +12,8 @@ from rawgan.errors import UserError
 from rawgan.losses import BCE
 from rawgan.models.recipes import RECIPES, Recipe
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +33,8 @@ class Options:
     seed: int = 0
     device: str = "auto"
     kernels: bool = False
+    planned: bool = False  # the default of the command line too
+    precision: str = "fp32"
     sample_every: int = 250
     checkpoint_every: int = 500
     keep: int = 2
@@ -50,6 +54,10 @@ class Options:
             if not isinstance(recipe.objective, BCE):
                 raise UserError(f"{recipe.name} has no labels to smooth: leave --real-label out")
             recipe = replace(recipe, objective=BCE(self.real_label, recipe.objective.minimax))
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r} is not known; choose {', '.join(PRECISIONS)}")
+        if self.precision != "fp32" and not self.planned:
+            raise UserError(f"--precision {self.precision} goes with --planned: other steps compute in float32")
         return recipe
 
     def natural_size(self) -> int:
@@ -96,6 +104,8 @@ FIELDS = {  # what each option in a config.json must be
     "seed": whole(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
     "kernels": lambda value: type(value) is bool,
+    "planned": lambda value: type(value) is bool,
+    "precision": lambda value: value in PRECISIONS,
     "sample_every": whole(1, 10**15),
     "checkpoint_every": whole(1, 10**15),
     "keep": whole(1, 10**6),
