@@ -18,14 +18,16 @@ import pytest
 from runs import TABLES, Killed, assert_same_run, options
 from test_cli import rawgan, refused
 
-from rawgan.data import load
+from rawgan.backend import CPU
+from rawgan.data import Images, load
 from rawgan.errors import UserError
 from rawgan.kernels.plan import Plan
 from rawgan.models.recipes import RECIPES
+from rawgan.random import Random
 from rawgan.training import loop, replay, session
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.feed import Feed
-from rawgan.training.session import Session, open_session, resume, start
+from rawgan.training.session import Session, resume, start
 
 HERE = Path(__file__).parent
 TINY = {"size": 8, "width": 4, "batch": 2, "planned": True}
@@ -182,11 +184,13 @@ class TestRefusals:
         refused(("train", "wgan", "--planned", "--width", 4, *args), "wgan has ", "the planned step does not know yet")
         assert not (tmp_path / "run").exists()
 
-    def test_too_many_pictures(self, monkeypatch):
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(Feed, "pictures", lambda self: (np.broadcast_to(np.uint8(0), (2**25, 8, 8, 1)), None))
-        with pytest.raises(UserError, match="less than 2 GiB of pictures and their mirror images, and digits has 2,147,483,648"):
-            open_session(TOLD["dcgan"])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_too_many_pictures(self, flip):
+        images = Images(np.broadcast_to(np.uint8(0), (2**17, 128, 128, 1)), None, "faces", "", "")
+        feed = Feed(RECIPES["dcgan"], images, 2, Random(0), CPU, flip)
+        words = "pictures and their mirror images, and faces has 4,096 MiB" if flip else "pictures, and faces has 2,048 MiB"
+        with pytest.raises(UserError, match=f"takes less than 2 GiB of {words}"):
+            replay.Replay(None, feed, 0, "fp32")
 
     @pytest.mark.parametrize("trained", ["dcgan"], indirect=True)
     def test_resumed_as_another_run(self, trained, tmp_path, monkeypatch):

@@ -32,10 +32,10 @@ class Replay:
 
         self.feed, self.after = feed, after
         self.most, self.together = (LOOK, 1 if after else STEPS) if feed.device.name == "gpu" else (1, 1)
-        images, labels = feed.pictures()
-        if images.nbytes >= 2**31:
+        if (size := feed.data.images.nbytes * (1 + feed.flip)) >= 2**31:
             what = "pictures and their mirror images" if feed.flip else "pictures"
-            raise UserError(f"the planned step takes less than 2 GiB of {what}, and {feed.data.name} has {images.nbytes:,} bytes")
+            raise UserError(f"the planned step takes less than 2 GiB of {what}, and {feed.data.name} has {in_bytes(size)}")
+        images, labels = feed.pictures()
         labels = None if labels is None else feed.device.asarray(labels)
         how = {"labels": labels, "seed": seed, "precision": precision, "batches": LOOK}
         self.step = planned_step(gan, feed.recipe, feed.device.asarray(images), feed.batch, **how)

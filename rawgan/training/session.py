@@ -157,6 +157,7 @@ class Session:
             for name, slot in optimizer.slots.items():
                 slot[...] = self.device.asarray(arrays[f"{who}_optimizer.{name}"])
         if self.replay:
+            self.replay = None  # or the data set would lie in device memory twice
             self.replay = self.plan()
 
     def gradient_norms(self) -> dict[str, float]:
@@ -352,6 +353,7 @@ class Trainer(Follower):
 def overflow(session: Session, run: Path, done: int) -> str:
     """Where, up to step `done`, the first number stopped being finite: going again through the steps since the last checkpoint."""
     session.close()
+    session.replay = None  # room for that of another session
     found = checkpoints(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
