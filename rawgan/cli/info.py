@@ -28,10 +28,10 @@ def command(
         str | None, typer.Argument(metavar="[RECIPE|RUN]", help="a recipe, or a run folder, whose step is planned; else everything")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, max=MAX_SIZE, help="image side; its own unless given, as all below")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, max=3, help="channels of an image, 1 or 3")] = None,
     width: Annotated[int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are")] = None,
     batch: Annotated[int | None, typer.Option(min=2, max=10**6, help="images per step")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, tf32 or bf16")] = None,
+    precision: Annotated[str | None, typer.Option(help="of the products: fp32, tf32 or bf16")] = None,
 ):
     """Says what is installed, where it would compute and why not elsewhere, and lists the recipes with their parameter counts.
 
