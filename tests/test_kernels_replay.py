@@ -1,6 +1,6 @@
 """`rawgan train --planned`: the same run however many steps are taken at a time, and however often it is stopped.
 
-TRITON_INTERPRET=1 python tests/test_kernels_replay.py dcgan FOLDER      the worker: trains, and prints what is to be said as JSON
+TRITON_INTERPRET=1 python tests/test_kernels_replay.py cgan FOLDER      the worker: trains, and prints what is to be said as JSON
 """
 
 import json
@@ -32,11 +32,9 @@ from rawgan.training.session import Session, resume, start
 HERE = Path(__file__).parent
 TINY = {"size": 8, "width": 4, "batch": 2, "planned": True}
 TOLD = {
-    "dcgan": options("dcgan", **TINY, steps=7, sample_every=5, checkpoint_every=3, flip=True),
+    "cgan": options("cgan", **TINY, steps=7, sample_every=5, checkpoint_every=3, flip=True),
     "wgan_gp": options("wgan_gp", **TINY, steps=2, sample_every=2, checkpoint_every=1, ema=0.5),
 }
-
-
 TWO_STEPS = replace(RECIPES["wgan_gp"], critic_steps=lambda step: 2)
 TAKEN = []  # how many steps each graph had that was launched
 
@@ -67,7 +65,7 @@ def runs(name: str, folder: Path) -> None:
     run = replay.Replay.run
 
     def ended(self, done, last):
-        if name == "dcgan" and done == 5:
+        if name == "cgan" and done == 5:
             raise Killed  # its last checkpoint is of step 3
         if name == "wgan_gp":
             os.kill(os.getpid(), signal.SIGTERM)  # the first step is taken, and then asks for no more
@@ -77,7 +75,7 @@ def runs(name: str, folder: Path) -> None:
     try:
         assert start(told, folder / "resumed") == (1, told.steps)
     except Killed:
-        assert name == "dcgan"
+        assert name == "cgan"
     replay.Replay.run = run
     resume(folder / "resumed")
     Plan.capture, session.Replay, replay.LOOK = (lambda self, steps: Graph(self, steps)), many, 6
@@ -85,18 +83,18 @@ def runs(name: str, folder: Path) -> None:
 
 
 def inside(name: str) -> float:
-    """Two planned steps with NaN wherever nothing was written; how far a DCGAN's images and gradients are from train_step's."""
+    """Two planned steps with NaN wherever nothing was written; how far images, labels and gradients are from those of train_step."""
     told = TOLD[name]
     images = load(told.data, told.size)
     planned, plain = (Session(replace(told, planned=yes), images, session.choose_device("cpu")) for yes in (True, False))
     apart = [0.0]
-    for _ in range(2 if name == "dcgan" else 1):
+    for _ in range(2 if name == "cgan" else 1):
         planned.replay.step.plan._arena[:] = 0xFF
         planned.careful()  # raises Overflow at a number that is not finite
-        if name == "dcgan":
-            real, step = plain.feed.real(), planned.replay.step
-            apart.append(float(np.abs(step.x[: len(real)] - real).max()))
-            plain.gan.train_step(real, step.z.copy())
+        if name == "cgan":
+            step, (x, labels) = planned.replay.step, plain.feed.real()
+            apart += [float(np.abs(a - b).max()) for a, b in ((step.x[: len(x)], x), (step.labels[: len(x)], labels))]
+            plain.gan.train_step((x, labels), (step.z.copy(), step.labels[len(x) :].copy()))
             want = plain.gradient_norms()
             apart += [abs(value / want[key] - 1) for key, value in planned.gradient_norms().items()]
     return max(apart)
@@ -105,7 +103,7 @@ def inside(name: str) -> float:
 def overflow(folder: Path) -> str:
     """What is said where the rate is far too large."""
     try:
-        start(replace(TOLD["dcgan"], lr=1e25, steps=4, checkpoint_every=9), folder / "overflow")
+        start(replace(TOLD["cgan"], lr=1e25, steps=4, checkpoint_every=9), folder / "overflow")
     except UserError as error:
         return str(error)
 
@@ -114,7 +112,7 @@ def worker(name: str, folder: Path) -> dict:
     RECIPES["wgan_gp"] = TWO_STEPS
     loop.save_curves = session.save_gradients = session.save_progress = lambda *_: None  # they take longer than the runs
     loop.LOG_EVERY = session.LOG_EVERY = 2
-    said = {"apart": inside(name)} | ({"overflow": overflow(folder)} if name == "dcgan" else {})
+    said = {"apart": inside(name)} | ({"overflow": overflow(folder)} if name == "cgan" else {})
     runs(name, folder)
     return said | {"taken": TAKEN}
 
@@ -138,9 +136,9 @@ def test_ended_and_resumed_is_the_same_run(trained):
 def test_graphs_of_many_steps_are_the_same_run(trained, tmp_path):
     """All but the gradients of steps that a graph went past."""
     name, folder, _, said = trained
-    assert said["taken"] == {"dcgan": [2, 2, 1, 1], "wgan_gp": [1]}[name]  # after the first; 3, 5, 6 and 7 are stopped at
+    assert said["taken"] == {"cgan": [2, 2, 1, 1], "wgan_gp": [1]}[name]  # after the first; 3, 5, 6 and 7 are stopped at
     some, every = ((folder / run / "gradients.csv").read_text().splitlines() for run in ("graphs", "straight"))
-    assert len(some) < len(every) if name == "dcgan" else some == every
+    assert len(some) < len(every) if name == "cgan" else some == every
     assert set(some) < set(every) or some == every
     for run in ("graphs", "straight"):
         shutil.copytree(folder / run, tmp_path / run)
@@ -165,9 +163,9 @@ def test_the_folder_of_a_run(trained, monkeypatch):
     assert any(n.startswith("average.") for n in arrays) == (name == "wgan_gp")
 
 
-@pytest.mark.parametrize("trained", ["dcgan"], indirect=True)
+@pytest.mark.parametrize("trained", ["cgan"], indirect=True)
 def test_inside_a_step(trained):
-    """The images and gradients of GAN.train_step, NaN wherever nothing was written, and words for an overflow."""
+    """The images, labels and gradients of GAN.train_step, NaN wherever nothing was written, and words for an overflow."""
     *_, said = trained
     assert said["apart"] < 1e-5  # of a few float32 roundings
     where = r"in step \d, in launch \d+ of \d+, \w+_kernel with the \w+'s \d.w; there was no checkpoint"
@@ -194,7 +192,7 @@ class TestRefusals:
         with pytest.raises(UserError, match=f"takes less than 2 GiB of {words}"):
             replay.Replay(None, feed, 0, "fp32")
 
-    @pytest.mark.parametrize("trained", ["dcgan"], indirect=True)
+    @pytest.mark.parametrize("trained", ["cgan"], indirect=True)
     def test_resumed_as_another_run(self, trained, tmp_path, monkeypatch):
         """Whether it is planned, and in which precision, is the run's own: other z, other bits."""
         monkeypatch.setenv("TRITON_INTERPRET", "1")
