@@ -83,7 +83,7 @@ def runs(name: str, folder: Path) -> None:
 
 
 def inside(name: str) -> float:
-    """Two planned steps with NaN wherever nothing was written; how far images, labels and gradients are from those of train_step."""
+    """Planned steps with NaN wherever nothing was written; how far a cgan's images, labels and gradients are from train_step's."""
     told = TOLD[name]
     images = load(told.data, told.size)
     planned, plain = (Session(replace(told, planned=yes), images, session.choose_device("cpu")) for yes in (True, False))

@@ -25,7 +25,7 @@ from rawgan.training.replay import memory
 
 def command(
     what: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE|RUN]", help="a recipe, or a run folder, whose step is planned; else everything")
+        str | None, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or a run folder, whose step is planned; else everything")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, max=MAX_SIZE, help="image side; its own unless given, as all below")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=3, help="channels of an image, 1 or 3")] = None,
