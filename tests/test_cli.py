@@ -78,6 +78,14 @@ class TestInfo:
             assert re.search(rf"^{name} +[\d,]+ +[\d,]+ ", said, re.MULTILINE)
         assert "3,576,704" in said and "2,765,568" in said  # the DCGAN of pytorch/examples
 
+    def test_of_a_plan(self):
+        """Refused unless it is of a recipe or a run; one that has no plan is told so."""
+        refused(("info", "nowhere"), "nowhere is no recipe and no run folder", "dcgan")
+        refused(("info", "--batch", 3), "rawgan info RECIPE --batch 3")
+        refused(("info", "dcgan", "--precision", "fp8"), "choose fp32, tf32, bf16")
+        refused(("info", "dcgan", "--size", 33), "size 33 cannot be reached")
+        assert re.search(r"^plan +none: .*the planned step does not know", rawgan("info", "acgan").stdout, re.MULTILINE)
+
 
 class TestReadme:
     def commands(self):

@@ -1,6 +1,6 @@
 """`rawgan train --planned`: the same run however many steps are taken at a time, and however often it is stopped.
 
-TRITON_INTERPRET=1 python tests/test_kernels_replay.py cgan FOLDER      the worker: trains, and prints what is to be said as JSON
+TRITON_INTERPRET=1 python tests/test_kernels_replay.py cgan cpu FOLDER   the worker: trains, and prints what is to be told as JSON
 """
 
 import json
@@ -51,16 +51,23 @@ class Graph:
             self.plan.run()
 
 
+def single(gan, feed, *rest, original=replay.Replay):
+    """A Replay as it is without a GPU: step by step."""
+    made = original(gan, feed, *rest)
+    made.most, made.together = 1, 1
+    return made
+
+
 def many(gan, feed, *rest, original=replay.Replay):
-    """A Replay as it is on a GPU, but for the graphs."""
+    """A Replay as it is on a GPU, in graphs of two steps, six at a time."""
     made = original(gan, feed, *rest)
     made.most, made.together = replay.LOOK, 1 if made.after else 2
     return made
 
 
-def runs(name: str, folder: Path) -> None:
-    """The run step by step; ended early and resumed; and in graphs of two steps, six at a time."""
-    told = TOLD[name]
+def runs(name: str, where: str, folder: Path) -> None:
+    """The run step by step; ended early and resumed; and in graphs."""
+    told, session.Replay = replace(TOLD[name], device=where), single
     start(told, folder / "straight")
     run = replay.Replay.run
 
@@ -78,7 +85,9 @@ def runs(name: str, folder: Path) -> None:
         assert name == "cgan"
     replay.Replay.run = run
     resume(folder / "resumed")
-    Plan.capture, session.Replay, replay.LOOK = (lambda self, steps: Graph(self, steps)), many, 6
+    session.Replay, replay.LOOK = many, 6
+    if where == "cpu":
+        Plan.capture = lambda self, steps: Graph(self, steps)
     start(told, folder / "graphs")
 
 
@@ -108,24 +117,30 @@ def overflow(folder: Path) -> str:
         return str(error)
 
 
-def worker(name: str, folder: Path) -> dict:
+def worker(name: str, where: str, folder: Path) -> dict:
     RECIPES["wgan_gp"] = TWO_STEPS
     loop.save_curves = session.save_gradients = session.save_progress = lambda *_: None  # they take longer than the runs
     loop.LOG_EVERY = session.LOG_EVERY = 2
-    said = {"apart": inside(name)} | ({"overflow": overflow(folder)} if name == "cgan" else {})
-    runs(name, folder)
+    said = {"apart": inside(name)} | {"overflow": overflow(folder) if name == "cgan" else ""} if where == "cpu" else {}
+    runs(name, where, folder)
     return said | {"taken": TAKEN}
 
 
-@pytest.fixture(scope="module", params=TOLD)
+ON_CPU = [(name, "cpu") for name in TOLD]
+ON_GPU = [pytest.param((name, "gpu"), marks=pytest.mark.gpu) for name in TOLD]
+
+
+@pytest.fixture(scope="module", params=ON_CPU + ON_GPU, ids=str)
 def trained(request, tmp_path_factory):
     """The name, the folder with the runs, what the worker said, and the last line of it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
-    command = [sys.executable, __file__, request.param, folder]
+    name, where = request.param
+    folder = tmp_path_factory.mktemp(name)
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment |= {"TRITON_INTERPRET": "1"} if where == "cpu" else {}
+    command = [sys.executable, __file__, name, where, folder]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return request.param, folder, done.stdout, json.loads(done.stdout.splitlines()[-1])
+    return name, folder, done.stdout, json.loads(done.stdout.splitlines()[-1])
 
 
 def test_ended_and_resumed_is_the_same_run(trained):
@@ -136,7 +151,8 @@ def test_ended_and_resumed_is_the_same_run(trained):
 def test_graphs_of_many_steps_are_the_same_run(trained, tmp_path):
     """All but the gradients of steps that a graph went past."""
     name, folder, _, said = trained
-    assert said["taken"] == {"cgan": [2, 2, 1, 1], "wgan_gp": [1]}[name]  # after the first; 3, 5, 6 and 7 are stopped at
+    if "apart" in said:  # without a GPU, the graphs are played
+        assert said["taken"] == {"cgan": [2, 2, 1, 1], "wgan_gp": [1]}[name]  # after the first; 3, 5, 6 and 7 are stopped at
     some, every = ((folder / run / "gradients.csv").read_text().splitlines() for run in ("graphs", "straight"))
     assert len(some) < len(every) if name == "cgan" else some == every
     assert set(some) < set(every) or some == every
@@ -146,6 +162,7 @@ def test_graphs_of_many_steps_are_the_same_run(trained, tmp_path):
     assert_same_run(tmp_path / "graphs", tmp_path / "straight")
 
 
+@pytest.mark.parametrize("trained", ON_CPU, indirect=True, ids=str)
 def test_the_folder_of_a_run(trained, monkeypatch):
     """Lines where other runs have them, the step's arena, and how it was launched."""
     name, folder, stdout, _ = trained
@@ -163,7 +180,7 @@ def test_the_folder_of_a_run(trained, monkeypatch):
     assert any(n.startswith("average.") for n in arrays) == (name == "wgan_gp")
 
 
-@pytest.mark.parametrize("trained", ["cgan"], indirect=True)
+@pytest.mark.parametrize("trained", [("cgan", "cpu")], indirect=True, ids=str)
 def test_inside_a_step(trained):
     """The images, labels and gradients of GAN.train_step, NaN wherever nothing was written, and words for an overflow."""
     *_, said = trained
@@ -192,7 +209,7 @@ class TestRefusals:
         with pytest.raises(UserError, match=f"takes less than 2 GiB of {words}"):
             replay.Replay(None, feed, 0, "fp32")
 
-    @pytest.mark.parametrize("trained", ["cgan"], indirect=True)
+    @pytest.mark.parametrize("trained", [("cgan", "cpu")], indirect=True, ids=str)
     def test_resumed_as_another_run(self, trained, tmp_path, monkeypatch):
         """Whether it is planned, and in which precision, is the run's own: other z, other bits."""
         monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -212,4 +229,4 @@ def test_info():
 
 
 if __name__ == "__main__":
-    print(json.dumps(worker(sys.argv[1], Path(sys.argv[2]))))
+    print(json.dumps(worker(*sys.argv[1:3], Path(sys.argv[3]))))
