@@ -201,6 +201,10 @@ class TestRefusals:
         refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
         assert not (tmp_path / "run").exists()
 
+    def test_in_several_processes(self):
+        with pytest.raises(UserError, match="--planned trains in one process: leave --parallel out"):
+            replace(TOLD["cgan"], parallel="mpi").changed_recipe()
+
     @pytest.mark.parametrize("flip", [False, True])
     def test_too_many_pictures(self, flip):
         images = Images(np.broadcast_to(np.uint8(0), (2**17, 128, 128, 1)), None, "faces", "", "")
