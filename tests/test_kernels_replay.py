@@ -202,12 +202,16 @@ class TestRefusals:
         refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
         assert not (tmp_path / "run").exists()
 
+    def test_in_several_processes(self):
+        with pytest.raises(UserError, match="--planned trains in one process: leave --parallel out"):
+            replace(TOLD["cgan"], parallel="mpi").changed_recipe()
+
     @pytest.mark.parametrize("flip", [False, True])
     def test_too_many_pictures(self, flip):
         images = Images(np.broadcast_to(np.uint8(0), (2**17, 128, 128, 1)), None, "faces", "", "")
         feed = Feed(RECIPES["dcgan"], images, 2, Random(0), CPU, flip)
-        words = "pictures and their mirror images, and faces has 4,096 MiB" if flip else "pictures, and faces has 2,048 MiB"
-        with pytest.raises(UserError, match=f"takes less than 2 GiB of {words}"):
+        words = "pictures and their mirror images, and faces has 4,294" if flip else "pictures, and faces has 2,147,483,648"
+        with pytest.raises(UserError, match=f"takes less than 2,147,483,648 bytes of {words}"):
             replay.Replay(None, feed, 0, "fp32")
 
     @pytest.mark.parametrize("trained", [("cgan", "cpu")], indirect=True, ids=str)
@@ -226,7 +230,7 @@ class TestRefusals:
 def test_info():
     """The same launches and memory as in the docs, without a GPU; of a recipe and of a run."""
     said = rawgan("info", "dcgan", "--batch", 128, "--precision", "bf16").stdout
-    assert "61 a step: " in said and "an arena of 152 MiB, where 152 MiB are alive" in said and "take 394 MiB" in said
+    assert "61 a step: " in said and "an arena of 159.4 MB, where 159.4 MB are alive" in said and "take 413.0 MB" in said
 
 
 if __name__ == "__main__":

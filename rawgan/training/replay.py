@@ -34,7 +34,7 @@ class Replay:
         self.most, self.together = (LOOK, 1 if after else STEPS) if feed.device.name == "gpu" else (1, 1)
         if (size := feed.data.images.nbytes * (1 + feed.flip)) >= 2**31:
             what = "pictures and their mirror images" if feed.flip else "pictures"
-            raise UserError(f"the planned step takes less than 2 GiB of {what}, and {feed.data.name} has {in_bytes(size)}")
+            raise UserError(f"the planned step takes less than {2**31:,} bytes of {what}, and {feed.data.name} has {size:,}")
         images, labels = feed.pictures()
         labels = None if labels is None else feed.device.asarray(labels)
         how = {"labels": labels, "seed": seed, "precision": precision, "batches": LOOK}
@@ -108,5 +108,5 @@ def memory(plan) -> str:
 
 
 def in_bytes(size: int) -> str:
-    """152 MiB, 3.3 KiB."""
-    return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.1f} KiB"
+    """152.1 MB, 3.3 kB."""
+    return f"{size / 1e6:,.1f} MB" if size >= 10**6 else f"{size / 1e3:.1f} kB"
