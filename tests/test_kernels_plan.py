@@ -83,7 +83,7 @@ def test_plan():
 class FakeStream:
     """A stream that writes down what is done to it, and which stream is current."""
 
-    current, said = "default", []  # noqa: RUF012
+    current, said = "default", []
 
     def __init__(self, non_blocking):
         assert non_blocking
@@ -134,7 +134,7 @@ def planned(monkeypatch, *launches):
 
 
 def test_capture_runs_nothing(monkeypatch):
-    """All is loaded before; what is launched goes to the stream that is captured, twice for two steps; nothing runs before or after."""
+    """All is loaded before; what is launched goes to the stream that is captured, twice for two steps; nothing runs."""
     graph = planned(monkeypatch, FakeLaunch("a"), FakeLaunch("b")).capture(steps=2)
     runs = ["a on own", "b on own"] * 2
     assert FakeStream.said == ["load a", "load b", "begin", *runs, "end", "upload", "synchronize"]
