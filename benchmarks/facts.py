@@ -7,6 +7,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rawgan.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 NOT = "not measured"
@@ -27,13 +29,20 @@ def output(*command: str) -> str | None:
         return None
 
 
+def checkout() -> str | None:
+    """The commit, "-dirty" where tracked files differ from it; results may, they do not change what is measured."""
+    commit = output("git", "rev-parse", "HEAD")
+    changed = output("git", "--no-optional-locks", "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
 def facts(device: dict, commit: str | None = None) -> dict:
     """What figures belong to. `commit`: what to say where there is no git."""
     cupy = next((name for name in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if library(name)), "cupy")
     return {
         "device": device | {"driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")},
         "versions": {"python": sys.version.split()[0]} | {name: library(name) for name in ("triton", cupy, "numpy", "torch")},
-        "commit": commit or output("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
+        "commit": commit or checkout(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -63,9 +72,11 @@ def load(kind: str, folder: Path = RESULTS) -> list[dict]:
 
 
 def begun(kind: str, own: dict, folder: Path) -> tuple[dict, Path]:
-    """The result that a device has in a folder, to be added to, and its file. Figures of another commit are left out of it."""
+    """The result that a device has in a folder, to be added to, and its file. Raises UserError for one of other code."""
     path = folder / f"{kind}_{slug(own['device']['name'])}.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    if any(result.get(key) != own[key] for key in ("commit", "versions")):
-        result = {}
+    if result and any(result.get(key) != own[key] for key in ("commit", "versions")):
+        raise UserError(
+            f"{path} holds figures of another commit or other versions: move it away, or name another folder with --out"
+        )
     return own | {key: value for key, value in result.items() if key not in own}, path

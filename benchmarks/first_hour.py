@@ -17,6 +17,7 @@ ones have. The same --out is added to: steps that were measured at this commit a
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,7 @@ def main() -> int:
     if args.minutes <= 0:
         raise UserError("--minutes must be more than 0")
     missing = [name for name in NEEDED if find_spec(name) is None]
+    missing += [] if any(map(shutil.which, ("gcc", "clang"))) else ["a C compiler, which Triton starts kernels with"]
     print(f"not installed here: {', '.join(missing) or 'nothing that is needed'}", flush=True)
     if args.dry_run:
         return all_parts(args.parts, args.minutes, lambda part, _: DRY[part], lambda *_: None)

@@ -62,7 +62,7 @@ def ours(result: dict, plans: dict) -> str:
 
 
 def theirs(result: dict) -> str:
-    """A row for each case and form of PyTorch: its time, kernels and memory, and how many times as long it takes as each of ours."""
+    """A row for each case and form of PyTorch: time, kernels, memory, and how many times as long it takes as each of ours."""
     head = ["time, us", "img/s", "kernels", "peak MiB", *(f"ours in {precision}" for precision in PRECISIONS)]
     lines = ["| step | PyTorch | " + " | ".join(head) + " |", "|---|---|" + "---|" * len(head)]
     for name in CASES:

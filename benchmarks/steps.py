@@ -28,7 +28,7 @@ from rawgan.backend import choose_device
 from rawgan.errors import UserError
 from rawgan.planned import PRECISIONS
 
-READY, COMPILING, TURN = 90.0, 400.0, 30.0  # seconds that an answer may take
+READY, COMPILING, TURN = 180.0, 400.0, 30.0  # seconds that an answer may take
 
 
 def known(cell: dict | None) -> bool:
