@@ -139,7 +139,8 @@ def table(result: dict) -> str:
     """The rows of a result as Markdown; what cannot be planned is listed below."""
     lines = HEAD.splitlines()
     for row in result["rows"]:
-        cells = [f"{row['case'].partition(' ')[0]} {row['size']}, width {row['width']}, batch {row['batch']}", row["precision"]]
+        case, size = CASES[row["case"]], row["size"]
+        cells = [f"{case.recipe} {size}x{size}x{case.channels}, width {row['width']}, batch {row['batch']}", row["precision"]]
         if "said" in row:
             said = {name: f"{value:.0e}" for name, value in row["said"].items()}
             cells += [

@@ -1,7 +1,8 @@
 """A process that prepares and runs training steps when it is told to, and the one that tells it: see benchmarks/steps.py.
 
-Asked {"prepare": form} or {"run": form, "seconds": least} in a line of JSON, a worker answers in one: what preparing it found, or
-the microseconds of a step; or {"not_measured": why}. An answer that does not come in time is none, and the worker is ended.
+Asked {"prepare": form}, {"run": form, "least": seconds} or {"count": form} in a line of JSON, a worker answers in one: what it has
+found, the microseconds of a step, how many kernels there are in it; or {"not_measured": why}. An answer that does not come in time
+is none, and the worker is ended.
 """
 
 import json
@@ -48,8 +49,10 @@ def answer(side) -> None:
         try:
             if "prepare" in asked:
                 said = side.prepare(asked["prepare"])
+            elif "count" in asked:
+                said = side.count(asked["count"])
             else:
-                us, count = side.run(asked["run"], asked["seconds"])
+                us, count = side.run(asked["run"], asked["least"])
                 said = {"us": us, "steps": count}
         except Exception as error:
             said = why(error)

@@ -42,49 +42,61 @@ def ready(worker: Worker, forms: list[str], cells: dict, seconds: float, left: C
     for form in forms:
         found = worker.ask(min(seconds, left()), prepare=form)
         print(f"  {form}: {found.get('not_measured', 'ready')}", flush=True)
-        cells[form] = {**cells.get(form, {}), **found} if "us" in cells.get(form, {}) else found
+        note(cells, form, found)
         can += [] if "not_measured" in found else [form]
     return can
 
 
-def compare(
-    name: str, row: dict, ours: list[str], theirs: list[str], rounds: int, seconds: float, left: Callable[[], float]
-) -> None:
+def note(cells: dict, form: str, found: dict) -> None:
+    """Writes down what was found of a form, unless it was measured before."""
+    if "us" not in cells.get(form, {}):
+        cells[form] = found
+
+
+def compare(name: str, row: dict, ours: list[str], theirs: list[str], args: argparse.Namespace, left: Callable[[], float]) -> None:
     """Measures the forms in rounds, both sides in turns, and puts times and ratios into the row."""
     waiting = COMPILING if set(theirs) & set(COMPILED) else READY
     with Worker("benchmarks.steps_ours", name) as us, Worker("benchmarks.steps_torch", name) as them:
-        sides = [(us, form) for form in ready(us, ours, row["ours"], READY, left)]
-        sides += [(them, form) for form in ready(them, theirs, row["torch"], waiting, left)]
-        times: dict[str, list[float]] = {form: [] for _, form in sides}
-        for n in range(-1, rounds):  # the first is for warming up
-            for worker, form in sides if n % 2 == 0 else sides[::-1]:
-                if not 0 < left():
-                    break
-                said = worker.ask(min(TURN, left()), run=form, seconds=seconds)
-                if "us" not in said:
-                    row["ours" if worker is us else "torch"][form] = said
-                elif n >= 0:
-                    times[form].append(said["us"])
-    full = [form for form, measured in times.items() if measured]
-    least = min((len(times[form]) for form in full), default=0)
-    for form in full:
-        cell = row["ours" if form in OURS else "torch"][form]
-        if form not in OURS or "us" not in cell:
-            cell |= {
-                "us": round(median(times[form]), 2),
-                "min_us": round(min(times[form]), 2),
-                "max_us": round(max(times[form]), 2),
-            }
-            cell["rounds"] = len(times[form])
-    for precision in PRECISIONS:
-        best = f"{precision}, {BEST}"
+        sides = [(us, row["ours"], form) for form in ready(us, ours, row["ours"], READY, left)]
+        sides += [(them, row["torch"], form) for form in ready(them, theirs, row["torch"], waiting, left)]
+        times = turns(sides, args.rounds, args.seconds, left)
         for form in theirs:
-            if best in full and form in full:
-                ratios = [b / a for a, b in zip(times[best][:least], times[form][:least])]
-                said = {"median": round(median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)}
-                row["ratios"].setdefault(precision, {})[form] = said
-    for form in [form for _, form in sides if form not in full]:
-        row["ours" if form in OURS else "torch"][form] |= {"not_measured": "no time was left", "failed": True}
+            if form in times:
+                found = them.ask(min(TURN, left()), count=form)
+                row["torch"][form] |= {"kernels": found["kernels"]} if "kernels" in found else {}
+    for _, cells, form in sides:
+        if form in times:
+            note(cells, form, {**cells[form], **spread("us", times[form], 2), "rounds": len(times[form])})
+            print(f"  {form}: {cells[form]['us']} us", flush=True)
+    for precision in PRECISIONS:
+        best = times.get(f"{precision}, {BEST}", [])
+        for form in theirs:
+            if best and form in times:
+                ratios = spread("median", [b / a for a, b in zip(best, times[form])], 3)
+                row["ratios"].setdefault(precision, {})[form] = ratios
+
+
+def turns(sides: list[tuple[Worker, dict, str]], rounds: int, seconds: float, left: Callable[[], float]) -> dict[str, list[float]]:
+    """The microseconds of each form in each round, for those that ran in all; a round that the time ends is left out."""
+    times: dict[str, list[float]] = {form: [] for *_, form in sides}
+    for n in range(-1, rounds):  # the first is for warming up
+        if n > 0 and left() < 2 * seconds * len(times):
+            break
+        for worker, cells, form in sides if n % 2 == 0 else sides[::-1]:
+            if form in times:
+                said = worker.ask(min(TURN, left()), run=form, least=seconds)
+                if "us" in said:
+                    times[form] += [said["us"]] if n >= 0 else []
+                else:
+                    note(cells, form, said)
+                    del times[form]
+    return times
+
+
+def spread(name: str, values: list[float], digits: int) -> dict[str, float]:
+    """The median under a name, the least and the largest."""
+    found = {name: median(values), "min": min(values), "max": max(values)}
+    return {key: round(value, digits) for key, value in found.items()}
 
 
 def measure(names: list[str], result: dict, save: Callable[[], None], args: argparse.Namespace, left: Callable[[], float]) -> None:
@@ -93,18 +105,18 @@ def measure(names: list[str], result: dict, save: Callable[[], None], args: argp
     for theirs in (PLAIN, COMPILED):
         for name in names:
             case = CASES[name]
-            row = steps.setdefault(
-                name, {"batch": case.batch, "images": case.batch * case.reals, "ours": {}, "torch": {}, "ratios": {}}
-            )
-            wanted = [form for form in theirs if args.again or not known(row["torch"].get(form))]
+            if args.again and theirs is PLAIN:
+                steps.pop(name, None)
+            row = steps.setdefault(name, {"batch": case.batch, "ours": {}, "torch": {}, "ratios": {}})
+            wanted = [form for form in theirs if not known(row["torch"].get(form))]
             ours = [f"{precision}, {BEST}" for precision in PRECISIONS]
             if theirs is PLAIN:
-                ours = [form for form in OURS if form in ours or args.again or not known(row["ours"].get(form))]
+                ours = [form for form in OURS if form in ours or not known(row["ours"].get(form))]
                 wanted = wanted or [form for form in theirs if not all(known(row["ours"].get(form)) for form in ours)]
             if not wanted or left() < 20:
                 continue
             print(f"{name}: {', '.join(wanted)}", flush=True)
-            compare(name, row, ours, wanted, args.rounds, args.seconds, left)
+            compare(name, row, ours, wanted, args, left)
             save()
 
 
