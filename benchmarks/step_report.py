@@ -114,7 +114,7 @@ def plot(result: dict, path: Path) -> bool:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(
-        len(bars), 1, figsize=(8, 0.6 + 2.1 * len(bars)), squeeze=False, layout="constrained", sharex=True
+        len(bars), 1, figsize=(8, 0.6 + 2.6 * len(bars)), squeeze=False, layout="constrained", sharex=True
     )
     colours = dict(zip(PRECISIONS, ("tab:red", "tab:orange", "tab:blue")))
     for axes, (name, ratios) in zip(panels[:, 0], bars.items()):
