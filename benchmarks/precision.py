@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +29,9 @@ from benchmarks.facts import NOT, ROOT, facts, slug, write
 from benchmarks.kernel_rows import float64
 from benchmarks.step_cases import CASES, Case
 from benchmarks.step_worker import why
-from rawgan.backend import CPU, Device, choose_device, to_host
+from rawgan.backend import CPU, Array, Device, choose_device, to_host
 from rawgan.errors import UserError
-from rawgan.gan import GAN
+from rawgan.kernels import kernels
 from rawgan.planned import PRECISIONS, Planned
 
 PLAIN = "NumPy float32"
@@ -38,22 +39,49 @@ INTERPRETER = {"name": "interpreter", "emulated": "Triton's interpreter; TF32 an
 Gradients = dict[str, dict[str, np.ndarray]]
 
 
-class Alphas:
+class Drawn:
     """Random numbers that the plan drew, for the penalty of another to draw."""
 
-    def __init__(self, alphas: np.ndarray):
-        self.alphas = alphas
+    def __init__(self, numbers: np.ndarray):
+        self.numbers = numbers
 
     def random(self, shape) -> np.ndarray:
-        return self.alphas.reshape(shape)
+        return self.numbers.reshape(shape)
 
 
-def inputs(step: Planned) -> tuple:
-    """(real, z, alphas) that the plan drew, in float64, as GAN.train_step and its penalty take them; alphas None without one."""
-    z, B = float64(to_host(step.z)), step.batch
-    if not hasattr(step, "alpha"):
-        return float64(to_host(step.x[:B])), z, None
-    return [float64(to_host(step.real))], list(z.reshape(-1, B, z.shape[-1])), float64(to_host(step.alpha))
+class Masks:
+    """What Dropout kept in D in a planned step that began at `state`, for GAN.train_step to draw: of real, fake and fake again, or
+    of the fakes first."""
+
+    def __init__(self, step: Planned, state: Array, first: str):
+        rows = (step.batch, 0, step.batch) if first == "generator" else (0, step.batch, 2 * step.batch)
+        self.step, self.state, self.left = step, state, [(block, row) for row in rows for block in step.D.blocks if block.drop]
+
+    def random(self, shape, dtype) -> np.ndarray:
+        block, row = self.left.pop(0)
+        ones = self.step.xp.ones(shape, "float32")
+        kernels.dropout(ones, self.state, block.drop, block.stream, row * (ones.size // len(ones)))
+        return to_host(ones > 0).astype(dtype)
+
+
+class Given(NamedTuple):
+    """What a planned step drew, for GAN.train_step: lists of real images and of z, with labels where there are any."""
+
+    reals: list
+    zs: list
+    alphas: np.ndarray | None
+    step: Planned
+    state: Array  # when it began
+
+
+def given(step: Planned, state: Array) -> Given:
+    """What the step that was just run drew, in float64."""
+    B, penalty = step.batch, step.recipe.penalty is not None
+    reals, zs = ([*float64(to_host(a)).reshape(-1, B, *a.shape[1:])] for a in (step.real if penalty else step.x[:B], step.z))
+    if step.labels is not None:
+        labels = [*to_host(step.labels).reshape(-1, B).astype(np.int64)]
+        reals, zs = list(zip(reals, labels)), list(zip(zs, labels[len(reals) :]))
+    return Given(reals, zs, float64(to_host(step.alpha)) if penalty else None, step, state)
 
 
 def planned(step: Planned) -> tuple[dict[str, float], Gradients]:
@@ -66,15 +94,19 @@ def planned(step: Planned) -> tuple[dict[str, float], Gradients]:
     }
 
 
-def plain(gan: GAN, real, z, alphas, dtype) -> tuple[dict[str, float], Gradients]:
+def cast(samples, dtype):
+    """Arrays in lists and pairs as another type; labels stay what they are."""
+    if isinstance(samples, list | tuple):
+        return type(samples)(cast(a, dtype) for a in samples)
+    return samples.astype(dtype) if samples.dtype.kind == "f" else samples
+
+
+def plain(case: Case, drawn: Given, dtype) -> tuple[dict[str, float], Gradients]:
     """The same of GAN.train_step on NumPy."""
-
-    def cast(given):
-        return [a.astype(dtype) for a in given] if isinstance(given, list) else given.astype(dtype)
-
-    if alphas is not None:
-        gan.rng = Alphas(alphas)
-    said = gan.train_step(cast(real), cast(z))
+    gan = case.build(CPU, dtype)
+    gan.rng = None if drawn.alphas is None else Drawn(drawn.alphas)
+    gan.discriminator.bind(Masks(drawn.step, drawn.state, case.system.first))
+    said = gan.train_step(cast(drawn.reals, dtype), cast(drawn.zs, dtype))
     players = {"D": ("discriminator", gan.discriminator_optimizer), "G": ("generator", gan.generator_optimizer)}
     return {name: float(value) for name, value in said.items()}, {
         player: {name: g.astype(np.float64) for name, g in optimizer.parameters.views(gan.gradients[name]).items()}
@@ -111,11 +143,12 @@ def rows(name: str, case: Case, device: Device) -> Iterator[dict]:
     for precision in PRECISIONS:
         try:
             step = case.plan(precision, device, images=4 * case.batch, batches=2)
+            state = step.state.copy()
             got = planned(step)
-            given = inputs(step)
-            want = plain(case.build(CPU, np.float64), *given, np.float64)
+            drawn = given(step, state)
+            want = plain(case, drawn, np.float64)
             if precision == "fp32":
-                yield {**head, "precision": PLAIN, **compare(plain(case.build(), *given, np.float32), want), "want": want[0]}
+                yield {**head, "precision": PLAIN, **compare(plain(case, drawn, np.float32), want), "want": want[0]}
             yield {**head, "precision": precision, **compare(got, want)}
         except Exception as wrong:
             yield {**head, "precision": precision, **why(wrong)}
