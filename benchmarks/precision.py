@@ -32,7 +32,7 @@ from benchmarks.step_worker import why
 from rawgan.backend import CPU, Array, Device, choose_device, to_host
 from rawgan.errors import UserError
 from rawgan.kernels import kernels
-from rawgan.planned import PRECISIONS, Planned
+from rawgan.planned import PRECISIONS, Planned, Player
 
 PLAIN = "NumPy float32"
 INTERPRETER = {"name": "interpreter", "emulated": "Triton's interpreter; TF32 and bfloat16 products by rounding in NumPy"}
@@ -84,14 +84,18 @@ def given(step: Planned, state: Array) -> Given:
     return Given(reals, zs, float64(to_host(step.alpha)) if penalty else None, step, state)
 
 
+def gradient(player: Player) -> dict[str, np.ndarray]:
+    """A player's gradient by parameter: the slices that its optimizer was given, added in float64, by the same table."""
+    slices, total = to_host(player.gradient.flat).astype(np.float64), np.zeros(player.parameters.flat.size)
+    for theta, count, start, n, size in to_host(player.table).tolist():
+        total[theta : theta + count] = sum(slices[start + i * size : start + i * size + count] for i in range(n))
+    return player.parameters.views(total)
+
+
 def planned(step: Planned) -> tuple[dict[str, float], Gradients]:
-    """What a planned step says, and its gradients by player and parameter, the slices added in float64."""
+    """What a planned step says, and its gradients by player and parameter."""
     step.run()
-    players = {"D": step.D.gradient, "G": step.G.gradient}
-    return step.metrics(), {
-        player: {name: to_host(g.slices(name)).astype(np.float64).sum(0) for name in g.parameters.shapes}
-        for player, g in players.items()
-    }
+    return step.metrics(), {"D": gradient(step.D), "G": gradient(step.G)}
 
 
 def cast(samples, dtype):
