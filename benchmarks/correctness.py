@@ -6,12 +6,14 @@ The same comparison as tests/test_kernels.py, for a machine that has a GPU and n
 """
 
 import argparse
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.facts import RESULTS, begun, facts, write
-from benchmarks.kernel_rows import Call, select
+from benchmarks.facts import RESULTS, begun, cores, facts, write
+from benchmarks.kernel_rows import Call, Row, prepare, select
 from benchmarks.step_worker import why
 from benchmarks.timing import gpu
 from rawgan.backend import choose_device
@@ -19,12 +21,23 @@ from rawgan.errors import UserError
 from rawgan.kernels import specs
 
 
-def check(xp, names: list[str]) -> dict:
-    """{"right": how many cases, "wrong": {case: why}}."""
+def at_the_shapes_of_the_tests() -> None:
+    """From here on the rows of this process are the cases of the tests, not of the benchmark."""
     for name, spec in specs().items():
         specs()[name] = replace(spec, benchmarks=spec.cases)
+
+
+def compile_rows(rows: list[Row], capability: int) -> None:
+    """Compiles all rows on all cores, for `check` to find on disk; what does not compile will say so there."""
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), at_the_shapes_of_the_tests) as pool:
+        for future in [pool.submit(prepare, row, capability) for row in rows]:
+            future.exception()
+
+
+def check(xp, rows: list[Row]) -> dict:
+    """{"right": how many cases, "wrong": {case: why}}."""
     right, wrong = 0, {}
-    for row in select(names, []):
+    for row in rows:
         try:
             Call(row, xp).check()
             right += 1
@@ -42,7 +55,10 @@ def main() -> int:
     args = parser.parse_args()
     xp = choose_device("gpu").xp
     result, path = begun("steps", facts(gpu(xp.cuda), args.commit), args.out)
-    result["correctness"] = found = check(xp, args.only)
+    at_the_shapes_of_the_tests()
+    rows = select(args.only, [])
+    compile_rows(rows, result["device"]["capability"])
+    result["correctness"] = found = check(xp, rows)
     write(result, path)
     print(f"{found['right']} right, {len(found['wrong'])} wrong")
     return bool(found["wrong"])

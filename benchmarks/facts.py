@@ -1,6 +1,7 @@
 """What every result says of itself: device, versions, commit, date; and how it is kept."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,6 +46,11 @@ def facts(device: dict, commit: str | None = None) -> dict:
         "commit": commit or checkout(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reason(error: Exception) -> dict:

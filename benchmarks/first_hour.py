@@ -31,7 +31,7 @@ from benchmarks.facts import RESULTS, ROOT, begun, facts, write
 from rawgan.backend import choose_device
 from rawgan.errors import UserError
 
-SHARES = {"ceilings": 1.0, "tests": 4.0, "kernels": 6.0, "steps": 10.0, "profile": 3.0}  # of the time, where none is left over
+SHARES = {"ceilings": 1.0, "tests": 5.0, "kernels": 6.0, "steps": 10.0, "profile": 3.0}  # of the time, where none is left over
 NEEDED = ("numpy", "cupy", "triton", "threadpoolctl", "matplotlib", "torch", "pytest", "hypothesis", "scipy", "safetensors")
 GRACE = 15  # seconds in which a command that has a deadline of its own may write its last result
 TAIL = 3000  # characters of what a command said
@@ -85,14 +85,15 @@ def run(command: list[str], seconds: float) -> dict:
 
 
 def all_parts(parts: list[str], minutes: float, asked: Callable[[str, float], list[list[str]]], save: Callable[[str, list], None]):
-    """Runs the commands of the parts; each part has its share of what is left, each command all that is left of its part."""
+    """Runs the commands of the parts; each part has its share of the time that is left, each command as much as those after it."""
     end, wrong = time.monotonic() + 60 * minutes, []
     for i, part in enumerate(parts):
         share = SHARES[part] / sum(SHARES[later] for later in parts[i:])
         until, found = time.monotonic() + share * (end - time.monotonic()), []
-        for command in asked(part, max(0.0, until - time.monotonic() - GRACE) / 60):
+        given = asked(part, max(0.0, until - time.monotonic() - GRACE) / 60)
+        for n, command in enumerate(given):
             print(f"{part}: {' '.join(command)}", flush=True)
-            found.append(run(command, until - time.monotonic()))
+            found.append(run(command, (until - time.monotonic()) / (len(given) - n)))
             print(found[-1]["said"], f"status {found[-1]['status']} after {found[-1]['seconds']} s", sep="\n", flush=True)
             wrong += [] if found[-1]["status"] == 0 else [f"{part}: {' '.join(command[:3])}"]
             save(part, found)

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
-from benchmarks.facts import ROOT, facts, reason, slug, write
+from benchmarks.facts import ROOT, cores, facts, reason, slug, write
 from benchmarks.kernel_rows import Call, Row, candidates, describe, multiplies, prepare, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
@@ -48,8 +48,7 @@ def begin(rows: list[Row], device: dict, commit: str | None) -> dict:
 
 def compile_rows(rows: list[Row], cells: list[dict], capability: int) -> None:
     """Compiles all rows on all cores, and notes what is launched; Triton keeps the results for the process that runs them."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(min(workers, len(rows)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(cores(), len(rows)), multiprocessing.get_context("spawn")) as pool:
         for n, (row, cell, future) in enumerate(zip(rows, cells, [pool.submit(prepare, row, capability) for row in rows])):
             try:
                 cell["compiled"] = future.result()

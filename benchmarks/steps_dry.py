@@ -7,13 +7,12 @@ same        PyTorch's step says and does what GAN.train_step does, in float64, f
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.facts import facts
+from benchmarks.facts import cores, facts
 from benchmarks.step_cases import CASES, Case
 from benchmarks.step_worker import why
 from benchmarks.steps_forms import THEIRS
@@ -67,16 +66,16 @@ def compile_part(case: Case, precision: str, capability: int, part: int, parts: 
 
 def compile_plans(names: list[str], capability: int = 90) -> list[str]:
     """Compiles what all plans launch, on all cores; returns what went wrong."""
-    cores, wrong = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, []
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+    parts, wrong = min(cores(), 4), []  # of a plan: each is planned anew
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         jobs = {
-            (name, precision): [pool.submit(compile_part, CASES[name], precision, capability, n, cores) for n in range(cores)]
+            (name, precision): [pool.submit(compile_part, CASES[name], precision, capability, n, parts) for n in range(parts)]
             for name in names
             for precision in PRECISIONS
         }
-        for (name, precision), parts in jobs.items():
+        for (name, precision), results in jobs.items():
             try:
-                kernels = [kernel for part in parts for kernel in part.result()]
+                kernels = [kernel for part in results for kernel in part.result()]
                 largest = max(shared for _, shared in kernels)
                 said = f"{len(kernels)} kernels for sm_{capability}, at most {largest} bytes of shared memory"
             except UserError as error:

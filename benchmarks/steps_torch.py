@@ -94,6 +94,7 @@ class TorchStep:
         x = (x / 255 if self.recipe.pixels == "unit" else x / 127.5 - 1).contiguous(memory_format=memory)
         self.reals = x.split(case.batch)
         self.labels = torch.from_numpy(labels).to(device).long().split(case.batch) if classes else None
+        self.classes = torch.arange(classes, device=device)
         normalised = any(isinstance(leaf, BatchNorm) for _, leaf in leaves(gan.discriminator))
         self.joint = form.captured and not normalised
 
@@ -120,7 +121,7 @@ class TorchStep:
         """x with its labels, one-hot, behind its channels."""
         if labels is None:
             return x
-        hot = F.one_hot(labels, self.recipe.classes).to(x.dtype)
+        hot = (labels[:, None] == self.classes).to(x.dtype)
         return torch.cat([x, hot if x.ndim == 2 else hot[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
 
     def amp(self):

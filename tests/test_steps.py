@@ -3,23 +3,27 @@
 import json
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace as Names
 
 import numpy as np
 import pytest
-from test_kernels_benchmark import FakeClock
+from test_kernels_benchmark import FakeClock, scaled
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import facts, roofline, step_profile, step_report, steps, steps_dry  # noqa: E402
+from benchmarks import ceilings, correctness, facts, roofline, step_profile, step_report, steps, steps_dry  # noqa: E402
+from benchmarks.kernel_rows import select  # noqa: E402
 from benchmarks.step_cases import CASES  # noqa: E402
 from benchmarks.step_worker import Worker  # noqa: E402
 from benchmarks.steps_forms import BEST, COMPILED, OURS, PLAIN, THEIRS  # noqa: E402
 from docs import make_tables  # noqa: E402
 from rawgan.backend import choose_device  # noqa: E402
 from rawgan.errors import UserError  # noqa: E402
+from rawgan.kernels import specs  # noqa: E402
 from rawgan.planned import PRECISIONS  # noqa: E402
 
 STEP = pytest.mark.parametrize("name", CASES)
@@ -182,7 +186,7 @@ def test_compiled_as_it_is_launched():
 
 
 class TestProfile:
-    @pytest.mark.parametrize("name", ["dcgan 64x64x3", "dcgan 28x28x1", "wgan_gp 64x64x3"])
+    @pytest.mark.parametrize("name", ["dcgan 64x64x3", "dcgan 28x28x1", "wgan_gp 64x64x3", "cgan 32x32x1"])
     def test_flops_are_those_of_the_layers(self, name):
         """What the launches say of themselves is what benchmarks/roofline.py counts, but for the penalty's head."""
         case = CASES[name]
@@ -190,7 +194,7 @@ class TestProfile:
         kernels = roofline.of_recipe(case.system, case.size, case.channels, case.width, case.batch)
         want = sum(kernel.flops for kernel in kernels)
         assert sum(map(step_profile.flops, launches)) == pytest.approx(want, rel=1e-4 if case.system.penalty else 0)
-        assert 1 < sum(map(step_profile.moved, launches)) / sum(kernel.bytes(2) for kernel in kernels) < 1.2
+        assert 1 < sum(map(step_profile.moved, launches)) / sum(kernel.bytes(2) for kernel in kernels) < 1.3  # slices, labels
 
     def test_summed_by_kernel(self, monkeypatch):
         """Each launch is cold, in the order of the step; shares add up to 1; floors by hand."""
@@ -215,6 +219,29 @@ class TestProfile:
         unknown = step_profile.profile(launches, "tf32", ceilings, clock, rounds=1)
         assert unknown["kernels"][0]["floor_us"] is None
         assert "not measured" in step_profile.table({"dcgan 64x64x3": {"tf32": unknown}})
+
+
+def test_the_cost_of_a_node(monkeypatch):
+    """That of a graph of 500 launches, divided by 500."""
+    clock, captured = FakeClock(400.0), []
+    clock.xp = Names(zeros=np.zeros, cuda=Names(Stream=lambda non_blocking: nullcontext()))
+
+    def capture(plan):
+        captured.append(dict(plan.counts()))
+        return Names(launch=lambda stream: clock.work())
+
+    monkeypatch.setattr(ceilings.Plan, "capture", capture)
+    found = ceilings.node(clock)
+    assert captured == [{"act_kernel": 500}] and found["median_us"] == 0.8 and not found["host_bound"]
+
+
+def test_correctness(monkeypatch):
+    """Counts the cases that are right, and says of each wrong one which it is and why."""
+    monkeypatch.setitem(specs(), "double", scaled())
+    assert correctness.check(np, select(["double"], [])) == {"right": 2, "wrong": {}}
+    monkeypatch.setitem(specs(), "double", scaled(by=1.001))
+    found = correctness.check(np, select(["double"], []))
+    assert found["right"] == 0 and "output 0: 997 of 1000 entries are wrong" in found["wrong"]["double float32 n=1000"]
 
 
 class TestReport:
