@@ -18,8 +18,8 @@ Nothing divides by gamma, so gamma may be exactly 0.
 
 from math import prod
 
-from rawgan.backend import Array, array_module, elementwise, kernels_on, shared
-from rawgan.kernels import kernels
+from rawgan.backend import Array, array_module, elementwise, fast_on, kernels_on, shared
+from rawgan.kernels import cpu_norm, kernels
 
 Axes = tuple[int, ...]
 
@@ -110,3 +110,33 @@ def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes
     scale = mean(axes, ddx, normalize_dx(dxhat, xhat, one, axes))
     mixed = mean(axes, dxhat, xhat) * ddx + mean(axes, ddx, xhat) * dxhat
     return -rstd * rstd * (xhat * scale + normalize_dx(mixed, xhat, one, axes))
+
+
+def batchnorm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array, Array, Array]:
+    """Normalises each channel over the batch and the pixels, and gives it a scale and a mean of its own.
+
+        y = gamma xhat + beta,  xhat, rstd, mean, var = normalize(x)
+
+    x (N, C) or (N, H, W, C), gamma and beta (C,); returns y and xhat of x's shape, and rstd, mean, var with the reduced axes kept
+    as 1. Derivative: batchnorm_dx. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+    if fast_on(x, gamma, beta):
+        return cpu_norm.batchnorm(x, gamma, beta, eps)
+    xhat, *statistics = normalize(x, tuple(range(x.ndim - 1)), eps)
+    return affine(xhat, gamma, beta), xhat, *statistics
+
+
+def batchnorm_dx(dy: Array, xhat: Array, rstd: Array, gamma: Array) -> tuple[Array, Array, Array]:
+    """The gradients of batchnorm with respect to x, gamma and beta.
+
+        dx = gamma rstd P(dy) = gamma rstd (dy - dbeta / M - xhat dgamma / M)
+        dgamma = sum of xhat dy,  dbeta = sum of dy,  each over the M values of a channel
+
+    dy and xhat of x's shape, rstd with the reduced axes as 1, gamma (C,); dx of x's shape, dgamma and dbeta (C,). gamma does not
+    depend on what E runs over, so P(gamma dy) = gamma P(dy).
+    """
+    if fast_on(dy, xhat, rstd, gamma):
+        return cpu_norm.batchnorm_dx(dy, xhat, rstd, gamma)
+    axes, M = tuple(range(dy.ndim - 1)), dy.size // dy.shape[-1]
+    dx = normalize_dx(dy, xhat, gamma * rstd, axes)
+    return dx, mean(axes, xhat, dy).reshape(-1) * M, mean(axes, dy).reshape(-1) * M
