@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.facts import cores, facts
+from benchmarks.facts import cores
 from benchmarks.step_cases import CASES, Case
 from benchmarks.step_worker import why
 from benchmarks.steps_forms import THEIRS
@@ -43,7 +43,7 @@ def plans(names: list[str]) -> dict:
                 rows[name][precision] = describe(CASES[name].plan(precision, images=1))
             except UserError as error:
                 rows[name][precision] = why(error)
-    return {"commit": facts({})["commit"], "plans": rows}
+    return {"plans": rows}
 
 
 def distinct(step: Planned) -> list[launch.Launch]:
