@@ -37,6 +37,12 @@ class Case(NamedTuple):
         """Real batches of a step."""
         return self.system.critic_steps(1000)
 
+    @property
+    def savings(self) -> tuple[str, ...]:
+        """What the planned step can be told to go without."""
+        step = self.toy.plan("bf16", images=1)
+        return step.savings(step.recipe)
+
     def build(self, device: Device = CPU, dtype=np.float32) -> GAN:
         return self.system.build(Random(3), self.size, self.channels, self.width, device, dtype)
 

@@ -79,6 +79,17 @@ def theirs(result: dict) -> str:
     return "\n".join([*lines, *reasons(result)]) + "\n"
 
 
+def without(result: dict, plans: dict) -> str:
+    """What each saving is worth: how much a step launches without it, and how many times as long it takes then."""
+    lines = ["| step in bf16 | without | launches | takes |", "|---|---|---|---|"]
+    for name in CASES:
+        for saving, launches in plans["plans"].get(name, {}).get("without", {}).items():
+            ratio = result["steps"].get(name, {}).get("without", {}).get(saving, {})
+            took = f"{ratio['median']:.2f} times as long ({ratio['min']:.2f} to {ratio['max']:.2f})" if "median" in ratio else NOT
+            lines.append(f"| {name} | {saving} | {launches} instead of {plans['plans'][name]['bf16']['launches']} | {took} |")
+    return "\n".join(lines) + "\n"
+
+
 def reasons(result: dict) -> list[str]:
     """Why what was tried was not measured, each reason once."""
     found: dict[str, list[str]] = {}

@@ -23,11 +23,12 @@ from benchmarks.facts import RESULTS, begun, facts, write
 from benchmarks.step_cases import CASES
 from benchmarks.step_worker import Worker
 from benchmarks.steps_dry import compile_plans, dry_run, plans
-from benchmarks.steps_forms import BEST, COMPILED, OURS, PLAIN, THEIRS
+from benchmarks.steps_forms import BEST, COMPILED, OURS, PLAIN, THEIRS, WITHOUT
 from rawgan.backend import choose_device
 from rawgan.errors import UserError
 from rawgan.planned import PRECISIONS
 
+SAVINGS: list[str] = []  # no form of PyTorch's
 READY, COMPILING, TURN = 180.0, 400.0, 30.0  # seconds that an answer may take
 
 
@@ -76,6 +77,22 @@ def compare(name: str, row: dict, ours: list[str], theirs: list[str], args: argp
                 row["ratios"].setdefault(precision, {})[form] = ratios
 
 
+def savings(name: str, row: dict, args: argparse.Namespace, left: Callable[[], float]) -> None:
+    """How many times as long our step takes without each of its savings, in bf16, and how much it launches then."""
+    best, cells = f"bf16, {BEST}", {}
+    forms = {f"bf16{WITHOUT}{saving}, {BEST}": saving for saving in CASES[name].savings}
+    with Worker("benchmarks.steps_ours", name) as us:
+        times = turns(
+            [(us, cells, form) for form in ready(us, [best, *forms], cells, READY, left)], args.rounds, args.seconds, left
+        )
+    for form, saving in forms.items():
+        if form in times and best in times:
+            ratios = spread("median", [b / a for a, b in zip(times[best], times[form])], 3)
+            row["without"][saving] = {"launches": cells[form]["kernels"], **ratios}
+        else:
+            row["without"][saving] = {"not_measured": cells[form if form not in times else best]["not_measured"], "failed": True}
+
+
 def turns(sides: list[tuple[Worker, dict, str]], rounds: int, seconds: float, left: Callable[[], float]) -> dict[str, list[float]]:
     """The microseconds of each form in each round, for those that ran in all; a round that the time ends is left out."""
     times: dict[str, list[float]] = {form: [] for *_, form in sides}
@@ -100,14 +117,20 @@ def spread(name: str, values: list[float], digits: int) -> dict[str, float]:
 
 
 def measure(names: list[str], result: dict, save: Callable[[], None], args: argparse.Namespace, left: Callable[[], float]) -> None:
-    """All cases without PyTorch's compiler, then with it."""
+    """All cases without PyTorch's compiler, then without our savings, and then with the compiler."""
     steps = result.setdefault("steps", {})
-    for theirs in (PLAIN, COMPILED):
+    for theirs in (PLAIN, SAVINGS, COMPILED):
         for name in names:
             case = CASES[name]
             if args.again and theirs is PLAIN:
                 steps.pop(name, None)
-            row = steps.setdefault(name, {"batch": case.batch, "ours": {}, "torch": {}, "ratios": {}})
+            row = steps.setdefault(name, {"batch": case.batch, "ours": {}, "torch": {}, "ratios": {}, "without": {}})
+            if theirs is SAVINGS:
+                if left() > 20 and not all(known(row["without"].get(saving)) for saving in CASES[name].savings):
+                    print(f"{name}: without its savings", flush=True)
+                    savings(name, row, args, left)
+                    save()
+                continue
             wanted = [form for form in theirs if not known(row["torch"].get(form))]
             ours = [f"{precision}, {BEST}" for precision in PRECISIONS]
             if theirs is PLAIN:
@@ -125,6 +148,7 @@ def failures(result: dict) -> list[str]:
     found = []
     for name, row in result.get("steps", {}).items():
         cells = [("ours", form) for form in OURS] + [("torch", form) for form in THEIRS]
+        cells += [("without", saving) for saving in CASES[name].savings]
         found += [f"{name}, {side} {form}" for side, form in cells if not known(row[side].get(form))]
     return found
 

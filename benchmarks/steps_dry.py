@@ -43,6 +43,9 @@ def plans(names: list[str]) -> dict:
                 rows[name][precision] = describe(CASES[name].plan(precision, images=1))
             except UserError as error:
                 rows[name][precision] = why(error)
+        rows[name]["without"] = {
+            saving: len(CASES[name].plan("bf16", images=1, without=[saving]).plan.launches) for saving in CASES[name].savings
+        }
     return {"plans": rows}
 
 

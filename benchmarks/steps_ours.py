@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks.step_cases import CASES, Case
 from benchmarks.step_worker import Count, answer, timed
-from benchmarks.steps_forms import HOW
+from benchmarks.steps_forms import HOW, WITHOUT
 from rawgan.backend import choose_device
 
 
@@ -20,23 +20,24 @@ class Side:
         self.stream = self.device.xp.cuda.Stream(non_blocking=True)
 
     def prepare(self, name: str) -> dict:
-        precision, how = name.split(", ")
+        plan, how = name.split(", ")
         with self.stream:
-            step, found = self.plans.get(precision) or self.plan(precision)
+            step, found = self.plans.get(plan) or self.plan(plan)
             steps = HOW[how]
             self.runs[name] = partial(step.plan.capture(steps).launch, self.stream) if steps else step.run
         return found
 
-    def plan(self, precision: str):
+    def plan(self, name: str):
+        precision, _, saving = name.partition(WITHOUT)
         pool = self.device.xp.get_default_memory_pool()
         before = pool.used_bytes()
-        step = self.case.plan(precision, self.device)
+        step = self.case.plan(precision, self.device, without=[saving] if saving else [])
         for launch in step.plan.launches:
             launch.load()
         self.stream.synchronize()
         found = {"memory_bytes": pool.used_bytes() - before, "arena_bytes": step.plan.bytes, "kernels": len(step.plan.launches)}
-        self.plans[precision] = step, found
-        return self.plans[precision]
+        self.plans[name] = step, found
+        return self.plans[name]
 
     def run(self, name: str, least: float) -> tuple[float, Count]:
         with self.stream:

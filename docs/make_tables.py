@@ -37,6 +37,7 @@ def steps_tables(folder: Path) -> str:
         name, result = result["device"]["name"], {"steps": {}} | result
         parts += [f"## {name or 'Before the first GPU'}", step_report.heading(result), step_report.ceilings(result)]
         parts += ["### Ours", step_report.ours(result, plans), "### PyTorch's", step_report.theirs(result)]
+        parts += ["### What each saving is worth", step_report.without(result, plans)]
         drawn = bool(name) and any(row["ratios"] for row in result["steps"].values())
         parts.append(
             f"![PyTorch's times divided by ours](samples/steps_{slug(name)}.png)" if drawn else "No picture: no ratio was measured."

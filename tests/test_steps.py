@@ -74,7 +74,7 @@ class FakeWorker:
         (what, form), *_ = question.items()
         self.said.append((what, self.side, form))
         if what == "prepare":
-            return self.refused.get(form, {"memory_bytes": 3 * 2**20})
+            return self.refused.get(form, {"memory_bytes": 3 * 2**20, "kernels": 80})
         if what == "count":
             return {"kernels": 77}
         times = self.us.get(form, [10.0])
@@ -99,11 +99,26 @@ class TestMeasure:
         row = result["steps"]["dcgan 64x64x3"]
         assert row["ratios"]["bf16"]["eager"] == {"median": 4.5, "min": 4.0, "max": 5.0}
         assert row["torch"]["eager"]["us"] == 35 and row["torch"]["eager"]["rounds"] == 4 and row["torch"]["eager"]["kernels"] == 77
-        assert row["ours"][f"bf16, {BEST}"]["us"] == 7.5 and len(saved) == 2
+        assert row["ours"][f"bf16, {BEST}"]["us"] == 7.5 and len(saved) == 3
         runs = [said[2] for said in FakeWorker.said if said[0] == "run"][: 5 * (len(OURS) + len(PLAIN))]
         rounds = [runs[i : i + len(OURS) + len(PLAIN)] for i in range(0, len(runs), len(OURS) + len(PLAIN))]
         assert rounds[0] == [*OURS, *PLAIN][::-1] and all(a == b[::-1] for a, b in pairwise(rounds))
         assert steps.failures(result) == []
+
+    def test_without_savings(self, monkeypatch):
+        """Our step without each of its savings, in turns with itself; one that fails is a failure, and is tried again."""
+        slow, failed = f"bf16 without joint pass, {BEST}", {"not_measured": "RuntimeError: no memory", "failed": True}
+        options = {"us": {slow: [15.0]}, "broken": {f"bf16 without idle gradients, {BEST}": failed}}
+        result, _ = measured(monkeypatch, **options)
+        without = result["steps"]["dcgan 64x64x3"]["without"]
+        assert without == {
+            "joint pass": {"launches": 80, "median": 1.5, "min": 1.5, "max": 1.5},
+            "idle gradients": failed,
+        }
+        assert steps.failures(result) == ["dcgan 64x64x3, without idle gradients"]
+        measured(monkeypatch, result=result)
+        assert "median" in result["steps"]["dcgan 64x64x3"]["without"]["idle gradients"]
+        assert ("prepare", "torch", "eager") not in FakeWorker.said
 
     def test_what_was_measured_is_not_measured_again(self, monkeypatch):
         result, _ = measured(monkeypatch)
@@ -126,7 +141,7 @@ class TestMeasure:
 
     def test_no_time(self, monkeypatch):
         result, saved = measured(monkeypatch, left=5)
-        assert not saved and len(steps.failures(result)) == len(OURS) + len(THEIRS)
+        assert not saved and len(steps.failures(result)) == len(OURS) + len(THEIRS) + 2
 
 
 SIDE = """
@@ -250,6 +265,7 @@ class TestReport:
         cell = {"us": 1000.0, "min": 990.0, "max": 1100.0, "rounds": 4, "memory_bytes": 2**30}
         ratio = {"median": 2.5, "min": 2.4, "max": 2.75}
         row = {"ours": {f"bf16, {BEST}": cell}, "torch": {"eager": cell | {"kernels": 300}}, "ratios": {"bf16": {"eager": ratio}}}
+        row["without"] = {"joint pass": {"launches": 81, **ratio}}
         row["torch"]["AMP"] = {"not_measured": "RuntimeError: out of memory", "failed": True}
         limits = {"copy": {"per_second": 3e12}, "bfloat16": {"per_second": 8e14}, "tf32": {"per_second": 4e14}}
         return {
@@ -267,6 +283,9 @@ class TestReport:
         assert f"| tf32 | {nothing} | {nothing} | {nothing} | {nothing} | {nothing} | 61 | " in rows[1]
         said = step_report.theirs(result)
         assert "| eager | 1000 | 128000 | 300 | 1024.0 | not measured | not measured | 2.50 (2.40 to 2.75) |" in said
+        rows = step_report.without(result, plans)
+        assert "| dcgan 64x64x3 | joint pass | 81 instead of 61 | 2.50 times as long (2.40 to 2.75) |" in rows
+        assert "| dcgan 64x64x3 | idle gradients | 67 instead of 61 | not measured |" in rows
         assert said.endswith("- RuntimeError: out of memory (dcgan 64x64x3, AMP)\n")
 
     def test_a_picture_of_what_was_measured_alone(self, tmp_path):
