@@ -15,6 +15,7 @@ Everything the kernels read lies in device memory: the data set, the step's numb
 launches can be captured in a graph, and a step needs nothing from the host but which images come next.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -268,11 +269,24 @@ class Planned:
     """
 
     said_names: tuple[str, ...]  # what stands in a row of the metrics
+    savings: tuple[str, ...] = ()  # what a step can be told to go without
     reals = 1  # real batches of a step
 
     def __init__(
-        self, gan: GAN, recipe: Recipe, images: Array, batch: int, seed: int = 0, precision: str = "fp32", batches: int = 50
+        self,
+        gan: GAN,
+        recipe: Recipe,
+        images: Array,
+        batch: int,
+        seed: int = 0,
+        precision: str = "fp32",
+        batches: int = 50,
+        without: Collection[str] = (),
     ):
+        if unknown := set(without) - set(self.savings):
+            known = ", ".join(self.savings)
+            raise UserError(f"the planned step of {recipe.name} cannot go without {min(unknown)!r}, only without: {known}")
+        self.without = frozenset(without)
         if why := self.unsupported(recipe):
             raise UserError(f"{recipe.name} has {why}, which the planned step does not know yet")
         if precision not in PRECISIONS:
