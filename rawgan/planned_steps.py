@@ -3,10 +3,10 @@
 from collections.abc import Collection
 
 from rawgan.backend import Array
-from rawgan.errors import UserError
 from rawgan.gan import GAN
 from rawgan.models.recipes import Recipe
 from rawgan.planned import Planned, PlannedStep
+from rawgan.planned_first import PlannedFirstStep
 from rawgan.planned_penalty import PlannedPenaltyStep
 
 
@@ -25,9 +25,10 @@ def planned_step(
     """The training step of a recipe as a plan, for images (n, H, W, C) uint8 where the networks live; see planned.py.
 
     labels (n,) integers beside them where the recipe has classes. `without` names passes that are to be computed the plain way, to
-    see what leaving them out is worth: those in `savings` of the step. Raises UserError, naming it, for what cannot be planned.
+    see what leaving them out is worth: those in `savings` of its class. Raises UserError, naming it, for what cannot be planned.
     """
-    kind = PlannedStep if recipe.penalty is None else PlannedPenaltyStep
-    if recipe.classes and labels is None:
-        raise UserError(f"{recipe.name} has {recipe.classes} classes: its planned step wants the labels of the images")
-    return kind(gan, recipe, images, batch, seed=seed, precision=precision, batches=batches, without=without)
+    if recipe.penalty is not None:
+        kind = PlannedPenaltyStep
+    else:
+        kind = PlannedFirstStep if recipe.first == "generator" else PlannedStep
+    return kind(gan, recipe, images, batch, labels, seed, precision, batches, without)
