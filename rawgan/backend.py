@@ -52,7 +52,10 @@ def array_module(*arrays) -> ModuleType:
 
     Raises TypeError, naming both, when NumPy and CuPy arrays are mixed, and when an argument is no array.
     """
-    if all([type(a) is np.ndarray or a is None for a in arrays]):  # nearly always: spared the words below
+    for a in arrays:
+        if type(a) is not np.ndarray and a is not None:
+            break
+    else:  # nearly always: spared the words below
         return np
     libraries = [_library(a) for a in arrays if a is not None]
     if all(name == "numpy" for name in libraries):
@@ -177,17 +180,19 @@ def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> l
     return [work(slice(0, len(x)))]
 
 
-def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
+def elementwise(f: Callable[..., Array], into: Callable[..., None] | None = None) -> Callable[..., Array]:
     """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
 
     So its intermediate arrays stay in the cache, and the cores share the samples; the values are the same. Arguments with the first
-    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole. `into` is the
+    function's fast form for the CPU, which writes a part where it belongs, its last argument.
     """
 
     @wraps(f)
     def parts(x: Array, *rest):
         xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
-        if xp is not np or x.nbytes <= PART or x.ndim == 0:
+        fast = into is not None and fast_on() and x.nbytes > PART // 16
+        if xp is not np or x.ndim == 0 or (x.nbytes <= PART and not fast):
             return f(x, *rest)
         step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
@@ -196,7 +201,11 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
         def stretch(samples: slice) -> None:
             for start in range(samples.start, samples.stop, step):
                 n = slice(start, min(start + step, samples.stop))
-                y[n] = f(x[n], *(a[n] if c else a for a, c in zip(rest, cut)))
+                args = [x[n], *(a[n] if c else a for a, c in zip(rest, cut))]
+                if fast:
+                    into(*args, y[n])
+                else:
+                    y[n] = f(*args)
 
         shared(x, stretch)
         return y

@@ -101,7 +101,7 @@ class GAN:
     def discriminator_gradient(self, real: Samples, fake: Samples) -> tuple[dict[str, Array], Array, tuple | None]:
         """d loss_D / d theta_D as one flat vector; and what D said of the fakes, with its cache, where they passed on their own.
 
-        Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add. Where D keeps no
+        Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add. In a D without
         statistics (it has no buffers) no sample meets another, and one pass of both computes the same.
         """
         D = self.discriminator
