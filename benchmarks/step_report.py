@@ -36,13 +36,13 @@ def cell(value, words: str) -> str:
     return NOT if value is None else words.format(value)
 
 
-def mib(value) -> str:
-    return NOT if value is None else f"{value / 2**20:.1f}"
+def megabytes(value) -> str:
+    return NOT if value is None else f"{1e-6 * value:.1f}"
 
 
 def ours(result: dict, plans: dict) -> str:
     """A row for each case and precision: times of the three ways to start it, images a second, floor, what it takes."""
-    head = [*(f"{how}, us" for how in HOW), "img/s", "of the floor", "launches", "arena MiB", "all MiB"]
+    head = [*(f"{how}, us" for how in HOW), "img/s", "of the floor", "launches", "arena MB", "all MB"]
     lines = ["| step | precision | " + " | ".join(head) + " |", "|---|---|" + "---|" * len(head)]
     for name in CASES:
         row = result["steps"].get(name, {"ours": {}})
@@ -56,14 +56,14 @@ def ours(result: dict, plans: dict) -> str:
             cells = [cell(forms[how].get("us"), "{:.0f}") for how in HOW]
             cells += [cell(us and 1e6 * CASES[name].batch * CASES[name].reals / us, "{:.0f}")]
             cells += [cell(us and floor and 100 * floor / us, "{:.0f} %"), cell(plan.get("launches"), "{}")]
-            cells += [mib(plan.get("arena_bytes")), mib(forms[BEST].get("memory_bytes"))]
+            cells += [megabytes(plan.get("arena_bytes")), megabytes(forms[BEST].get("memory_bytes"))]
             lines.append(f"| {name}, batch {CASES[name].batch} | {precision} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def theirs(result: dict) -> str:
     """A row for each case and form of PyTorch: time, kernels, memory, and how many times as long it takes as each of ours."""
-    head = ["time, us", "img/s", "kernels", "peak MiB", *(f"ours in {precision}" for precision in PRECISIONS)]
+    head = ["time, us", "img/s", "kernels", "peak MB", *(f"ours in {precision}" for precision in PRECISIONS)]
     lines = ["| step | PyTorch | " + " | ".join(head) + " |", "|---|---|" + "---|" * len(head)]
     for name in CASES:
         row = result["steps"].get(name, {"torch": {}, "ratios": {}})
@@ -71,7 +71,7 @@ def theirs(result: dict) -> str:
             found = row["torch"].get(form, {})
             us, kernels = found.get("us"), found.get("kernels")
             cells = [cell(us, "{:.0f}"), cell(us and 1e6 * CASES[name].batch * CASES[name].reals / us, "{:.0f}")]
-            cells += [cell(kernels if isinstance(kernels, int) else None, "{}"), mib(found.get("memory_bytes"))]
+            cells += [cell(kernels if isinstance(kernels, int) else None, "{}"), megabytes(found.get("memory_bytes"))]
             for precision in PRECISIONS:
                 ratio = row["ratios"].get(precision, {}).get(form)
                 cells.append(cell(ratio and f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})", "{}"))

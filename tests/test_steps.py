@@ -15,7 +15,7 @@ from test_kernels_benchmark import FakeClock, scaled
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import ceilings, correctness, facts, roofline, step_profile, step_report, steps, steps_dry  # noqa: E402
+from benchmarks import ceilings, correctness, facts, roofline, step_profile, step_report, steps, steps_dry, steps_ours  # noqa: E402
 from benchmarks.kernel_rows import select  # noqa: E402
 from benchmarks.step_cases import CASES  # noqa: E402
 from benchmarks.step_worker import Worker  # noqa: E402
@@ -185,6 +185,36 @@ def test_no_gpu():
         assert worker.ask(60, prepare=OURS[0]) == {"not_measured": "its process ended with 1", "failed": True}
 
 
+def test_our_side(monkeypatch):
+    """A plan is made once for all the ways to start it, without what its name says; 20 steps in a graph are 20 steps."""
+    planned, captured, ran = [], [], []
+
+    def plan(precision, device, without):
+        planned.append((precision, without))
+        graph = Names(launch=lambda stream: ran.append("graph"))
+        launches = [Names(load=lambda: None)] * 3
+        capture = lambda steps: captured.append(steps) or graph  # noqa: E731
+        return Names(plan=Names(launches=launches, bytes=5, capture=capture), run=lambda: ran.append("launches"))
+
+    stream = SimpleStream()
+    pool, cuda = Names(used_bytes=lambda: 7 * len(planned)), Names(Stream=lambda non_blocking: stream)
+    gpu = Names(xp=Names(cuda=cuda, get_default_memory_pool=lambda: pool))
+    monkeypatch.setattr(steps_ours, "choose_device", lambda wish: gpu)
+    side = steps_ours.Side(Names(plan=plan))
+    for form in ("bf16, launches", f"bf16, {BEST}", f"bf16 without joint pass, {BEST}"):
+        assert side.prepare(form) == {"memory_bytes": 7, "arena_bytes": 5, "kernels": 3}
+    assert planned == [("bf16", []), ("bf16", ["joint pass"])] and captured == [20, 20] and not ran
+    _, steps_run = side.run(f"bf16, {BEST}", 0.0)
+    assert set(ran) == {"graph"} and steps_run == 20 * len(ran)
+    _, steps_run = side.run("bf16, launches", 0.0)
+    assert steps_run == ran.count("launches")
+
+
+class SimpleStream(nullcontext):
+    def synchronize(self):
+        pass
+
+
 def test_plans_are_those_of_today():
     """benchmarks/results/plans.json, by python -m benchmarks.steps --plans."""
     stored = json.loads((facts.RESULTS / "plans.json").read_text())["plans"]
@@ -279,10 +309,10 @@ class TestReport:
         floor = step_report.floor_us("dcgan 64x64x3", "bf16", result)
         assert floor == pytest.approx(633, rel=0.01)
         nothing, measured = "not measured", f"| 1000 | 128000 | {floor / 10:.0f} % |"
-        assert f"| bf16 | {nothing} | {nothing} {measured} 61 | 152.1 | 1024.0 |" in rows[2]
+        assert f"| bf16 | {nothing} | {nothing} {measured} 61 | 159.4 | 1073.7 |" in rows[2]
         assert f"| tf32 | {nothing} | {nothing} | {nothing} | {nothing} | {nothing} | 61 | " in rows[1]
         said = step_report.theirs(result)
-        assert "| eager | 1000 | 128000 | 300 | 1024.0 | not measured | not measured | 2.50 (2.40 to 2.75) |" in said
+        assert "| eager | 1000 | 128000 | 300 | 1073.7 | not measured | not measured | 2.50 (2.40 to 2.75) |" in said
         rows = step_report.without(result, plans)
         assert "| dcgan 64x64x3 | joint pass | 81 instead of 61 | 2.50 times as long (2.40 to 2.75) |" in rows
         assert "| dcgan 64x64x3 | idle gradients | 67 instead of 61 | not measured |" in rows
