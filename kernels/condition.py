@@ -1,8 +1,12 @@
 """Labels in a planned step: drawn and gathered, beside what they belong to, and their part of a gradient dropped.
 
-labels        those of real images from the data set, those of latent numbers uniform random
-condition     y[n, ..., :] = x[n, ...] and then the one-hot label of n: z with its label, an image with constant planes
-condition_dx  the gradient of x alone, and before the activation that made x: labels have none
+    step_labels   those of real images from the data set, those of latent numbers uniform random
+    condition     y[n, ..., :] = x[n, ..., :] and then the one-hot label of n: z with its label, an image with constant planes
+    condition_dx  the gradient of x alone, and before the activation that made x: labels have none
+    plane         y[n, h, v, :] = x[n, h, v, :] and then act(w[h, v, label of n] + b[h, v]): an image with a learnt plane
+    plane_dw      the gradients of w and b
+
+A program takes a block of numbers.
 """
 
 from math import prod
@@ -13,12 +17,13 @@ import triton.language as tl
 
 from rawgan.backend import Array, array_module
 from rawgan.kernels import launch
-from rawgan.kernels.act import activate_dx
-from rawgan.kernels.gemm import activated_dx, below, load
+from rawgan.kernels.act import activate, activate_dx
+from rawgan.kernels.gemm import activated, activated_dx, below, load
 from rawgan.kernels.random import first_words_reference, uniform_of, words
 from rawgan.kernels.spec import Spec
 
 CONFIG = {"BLOCK": 1024, "num_warps": 4}
+SLICE = {"SAMPLES": 16, "BLOCK": 64, "num_warps": 4}  # of a plane's gradient
 
 
 @triton.jit
@@ -60,6 +65,45 @@ def condition_dx_kernel(
     tl.store(dx_ptr + offs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def plane_kernel(
+    x_ptr, label_ptr, w_ptr, b_ptr, y_ptr, SIZE: tl.constexpr, P: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = below(offs, SIZE, BLOCK)
+    c = offs % (C + 1)
+    at = offs // (C + 1)
+    x = load(x_ptr, at * C + c, mask & (c < C))
+    label = tl.load(label_ptr + at // P, mask=mask, other=0)
+    plane = load(w_ptr, at % P * K + label, mask & (c == C)) + load(b_ptr, at % P, mask & (c == C))
+    y = tl.where(c < C, x, activate(plane, ACT, SLOPE))
+    tl.store(y_ptr + offs, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def plane_dw_kernel(
+    dy_ptr, y_ptr, label_ptr, dw_ptr, db_ptr, N: tl.constexpr, P: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, CLASSES: tl.constexpr, SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A program takes BLOCK pixels of SAMPLES samples; each sample's gradient falls to its own label."""
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, CLASSES)
+    dw = tl.zeros((BLOCK, CLASSES), tl.float32)
+    db = tl.zeros((BLOCK,), tl.float32)
+    for i in range(SAMPLES):
+        n = tl.program_id(1) * SAMPLES + i
+        inside = (offs < P) & (offs * 0 + n < N)
+        at = (n * P + offs) * (C + 1) + C
+        d = activate_dx(load(dy_ptr, at, inside), load(y_ptr, at, inside), ACT, SLOPE)
+        label = tl.load(label_ptr + tl.minimum(n, N - 1))
+        dw += tl.where((k == label)[None, :], d[:, None], 0.0)
+        db += d
+    at = tl.program_id(1) * P + offs
+    tl.store(dw_ptr + at[:, None] * K + k[None, :], dw, mask=(offs < P)[:, None] & (k < K)[None, :])
+    tl.store(db_ptr + at, db, mask=offs < P)
+
+
 def step_labels(out: Array, data: Array, index: Array, state: Array, classes: int, stream: int = 0) -> None:
     """Fills out (N + M,) int32: the labels, data (images,) int32, of the N images of batch `step mod batches` of index (batches,
     N), then M uniform ones in [0, classes), of a stream of the step; state as in random.py."""
@@ -86,6 +130,37 @@ def condition_dx(dy: Array, v: Array, act: str | None, slope: float = 0.2) -> Ar
     return dx
 
 
+def plane(x: Array, labels: Array, w: Array, b: Array, act: str | None = None, slope: float = 0.2) -> Array:
+    """x (N, H, W, C) and the plane of its label, which is a Linear's of the one-hot label: w (H W, classes), b (H W,)."""
+    N, H, W, C = x.shape
+    launch.fit((labels.shape, (N,)), (len(w), H * W), (b.shape, (H * W,)))
+    y = launch.empty(x, (N, H, W, C + 1))
+    sizes = {"SIZE": y.size, "P": H * W, "C": C, "K": w.shape[1], "ACT": act, "SLOPE": slope}
+    launch.run(plane_kernel, (launch.cdiv(y.size, CONFIG["BLOCK"]),), x, labels, w, b, y, **sizes, **CONFIG)
+    return y
+
+
+def plane_dw(
+    dy: Array, y: Array, labels: Array, classes: int, act: str | None = None, slope: float = 0.2, dw: Array | None = None,
+    db: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """(dw, db) from the gradient of what `plane` has made, in plane_slices(N) slices, float32; act: ReLU or LeakyReLU, or None."""
+    N, H, W, C = y.shape
+    count = plane_slices(N)
+    dw = launch.empty(dy, (count, H * W, classes), "float32") if dw is None else dw
+    db = launch.empty(dy, (count, H * W), "float32") if db is None else db
+    launch.fit((dy.shape, y.shape), (labels.shape, (N,)), (dw.shape, (count, H * W, classes)), (db.shape, (count, H * W)))
+    sizes = {"N": N, "P": H * W, "C": C - 1, "K": classes, "ACT": act, "SLOPE": slope, "CLASSES": triton.next_power_of_2(classes)}
+    grid = (launch.cdiv(H * W, SLICE["BLOCK"]), count)
+    launch.run(plane_dw_kernel, grid, dy, y, labels, dw, db, **sizes, **SLICE)
+    return dw, db
+
+
+def plane_slices(N: int) -> int:
+    """In how many slices the gradient of a plane comes from N samples."""
+    return launch.cdiv(N, SLICE["SAMPLES"])
+
+
 def _labels_reference(out, data, index, state, classes, stream):
     real = data[index[int(state[1]) % len(index)].astype(np.int64)]
     drawn = np.floor(first_words_reference(out.size, state, stream) * classes)
@@ -108,6 +183,20 @@ def _condition_reference(x, labels, classes):
     xp = array_module(x)
     hot = (labels[:, None] == xp.arange(classes)).reshape(len(x), *[1] * (x.ndim - 2), classes)
     return xp.concatenate([x, xp.broadcast_to(hot, (*x.shape[:-1], classes))], -1)
+
+
+def _plane_reference(x, labels, w, b, act):
+    N, H, W, _ = x.shape
+    made = activated(w.T[labels.astype(np.int64)] + b, act).reshape(N, H, W, 1)
+    return array_module(x).concatenate([x, made], -1)
+
+
+def _plane_dw_reference(dy, y, labels, classes, act):
+    xp, N = array_module(dy), len(dy)
+    d = activated_dx(dy[..., -1], act, y[..., -1]).reshape(N, -1)
+    hot = labels[:, None] == xp.arange(classes)
+    parts = [slice(i, i + SLICE["SAMPLES"]) for i in range(0, N, SLICE["SAMPLES"])]
+    return xp.stack([d[part].T @ hot[part] for part in parts]), xp.stack([d[part].sum(0) for part in parts])
 
 
 LABELS = {"images": 60000, "N": 128, "M": 128, "batches": 50, "classes": 10, "step": 1}
@@ -158,5 +247,25 @@ SPECS = (
         lambda array, shape, classes, act: ((array(*shape[:-1], shape[-1] + classes), array(*shape)), {"act": act}),
         ({"shape": (5, 7, 9, 3), "classes": 4, "act": "tanh"}, {"shape": (2, 1100), "classes": 1, "act": None}),
         {**IMAGES, "act": "tanh"},
+    ),
+    _spec(
+        plane,
+        _plane_reference,
+        lambda array, shape, classes, act: (
+            (array(*shape), _labels(array, shape[0], classes), array(prod(shape[1:3]), classes), array(prod(shape[1:3]))),
+            {"act": act},
+        ),
+        ({"shape": (5, 7, 9, 3), "classes": 4, "act": "leaky_relu"}, {"shape": (2, 20, 30, 1), "classes": 10, "act": None}),
+        {"shape": (128, 28, 28, 1), "classes": 10, "act": "leaky_relu"},
+    ),
+    _spec(
+        plane_dw,
+        _plane_dw_reference,
+        lambda array, shape, classes, act: (
+            (array(*shape), array(*shape), _labels(array, shape[0], classes), classes),
+            {"act": act},
+        ),
+        ({"shape": (21, 7, 9, 3), "classes": 4, "act": "leaky_relu"}, {"shape": (2, 10, 13, 2), "classes": 10, "act": None}),
+        {"shape": (128, 28, 28, 2), "classes": 10, "act": "leaky_relu"},
     ),
 )

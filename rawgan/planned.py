@@ -31,6 +31,7 @@ from rawgan.losses import BCE, Hinge, LeastSquares, Objective, Wasserstein
 from rawgan.models.recipes import Recipe
 from rawgan.optim import Adam, Optimizer, RMSprop
 from rawgan.planned_blocks import Gradient, Trace, backward, blocks, forward
+from rawgan.planned_labels import Plane, beside
 
 PRECISIONS = {"fp32": ("float32", "tf32x3"), "tf32": ("float32", "tf32"), "bf16": ("uint16", "ieee")}  # arrays, products
 LABELS, DROPOUT = 2, 3  # the first streams of random numbers; 0 is z, 1 what lies between real and fake
@@ -56,11 +57,14 @@ class Player:
     def __init__(self, net: Sequential, optimizer: Optimizer, shape: tuple[int, ...], precision: str, state: Array, positive: bool):
         dtype, products = PRECISIONS[precision]
         self.optimizer, self.parameters = optimizer, optimizer.parameters
-        self.blocks = blocks(net, shape, products, positive)
+        self.beside = beside(net, positive)
+        self.blocks = blocks(net, shape, products, self.beside, positive)
         self.low = None if dtype == "float32" else to_bfloat16(self.parameters.flat)
         views = self.parameters.views(self.parameters.flat if self.low is None else self.low)
         for block in self.blocks:
             block.w, block.state = views[block.name + "w"], state
+        if isinstance(self.beside, Plane):
+            self.beside.w = views[self.beside.name + "w"]
         self.gradient = Gradient(self.parameters)
         self.step, self.lr = optimizer.clock()
         self.table: Array | None = None
@@ -132,7 +136,6 @@ class Planned:
         if prod(head.end) != 1 or head.norm or head.act or head.drop:
             raise UserError(f"the planned step wants a discriminator that ends in one score, not {head.layer.label}")
         self.idle = Gradient(self.D.parameters) if "idle gradients" in without else None
-        self.below = NOWHERE if "idle gradients" in without else None
         self.labels = self.own_labels(gan, labels) if recipe.classes else None
         self.z = xp.empty((self.zs * batch, recipe.z), self.dtype)
         self.allocate()
@@ -181,13 +184,12 @@ class Planned:
         kernels.step_inputs(self.z, real, self.images, self.index, self.state, self.G.step, ticks, **how)
         if recipe.classes:
             kernels.step_labels(self.labels, self.every_label, self.index, self.state, recipe.classes, LABELS)
-        return self.beside(self.z, self.reals * self.batch)
+        return self.seen(self.z, self.reals * self.batch, self.G)
 
-    def beside(self, x: Array, first: int) -> Array:
-        """x with its labels beside it, those from the first on; x alone where there are no classes."""
-        if self.labels is None:
-            return x
-        return kernels.condition(x, self.labels[first : first + len(x)], self.recipe.classes)
+    def seen(self, x: Array, first: int, player: Player | None = None) -> Array:
+        """What D, or a player, sees of x: with its labels beside it, those from the first on, where there are classes."""
+        join = (player or self.D).beside
+        return join.join(x, self.labels[first : first + len(x)]) if join else x
 
     def judge(self, x: Array, real: int, *terms, groups: int = 1, row: int = 0, **how) -> tuple[list[Trace], list[Array]]:
         """D's forward of x with its loss: what backward needs, and the gradients of the highest product or two."""
@@ -202,13 +204,26 @@ class Planned:
         _, *dzs = kernels.head(y, last.w, self.said, self.state, real, *terms, b, probability=probability, **how)
         return [*cache, Trace(y)], dzs
 
+    def discriminator_gradient(self, cache: list[Trace], dzs: list[Array], first: int = 0) -> None:
+        """D's, from what `judge` gives for samples whose labels are those from the first on."""
+        D, idle = self.D, self.idle is not None
+        self.sweep(cache, dzs, D.gradient, NOWHERE if idle or isinstance(D.beside, Plane) else None, first)
+
     def through_discriminator(self, cache: list[Trace], dzs: list[Array], fake: Array) -> Array:
-        """The gradient of G's last product, through D from what `judge` gives for its images."""
+        """The gradient of G's last product, through D from what `judge` gives for its images, the last of the step."""
         last = self.G.blocks[-1]
-        if self.labels is None:
-            return backward(self.D.blocks, cache, dzs, self.idle, (last.act, last.slope, fake))
-        dx = backward(self.D.blocks, cache, dzs, self.idle, NOWHERE)
+        if not self.D.beside:
+            return self.sweep(cache, dzs, self.idle, (last.act, last.slope, fake))
+        dx = self.sweep(cache, dzs, self.idle, NOWHERE, -len(fake))
         return kernels.condition_dx(dx, fake, last.act, last.slope)
+
+    def sweep(self, cache: list[Trace], dzs: list[Array], gradient: Gradient | None, below: tuple | None, first: int = 0):
+        """`backward` through D, and as far as what it has learnt of its labels."""
+        dx = backward(self.D.blocks, cache, dzs, gradient, below)
+        if gradient is not None and isinstance(self.D.beside, Plane):
+            y = cache[0].x
+            self.D.beside.add(gradient, dx, y, self.labels[first:][: len(y)])
+        return dx
 
     def feed(self, index: np.ndarray) -> None:
         """Which images make the next batches: (batches, images of a step) of integers."""
@@ -254,14 +269,14 @@ class PlannedStep(Planned):
         z = self.inputs(self.x[:B])
         train = recipe.train_fakes if recipe.fresh_z else recipe.train_generator
         _, g_cache = forward(G, z[:B], out=fake, train=train)
-        seen = self.beside(self.x[: 2 * B], 0)
+        seen = self.seen(self.x[: 2 * B], 0)
         if "joint pass" in self.without:
             self.discriminator_apart(seen)
         else:
             self.discriminator_joint(seen)
         if recipe.fresh_z:
             _, g_cache = forward(G, z[B:], out=own, train=recipe.train_generator, row=B)
-            seen = self.beside(own, 2 * B)
+            seen = self.seen(own, 2 * B)
         d_cache, dzs = self.judge(seen[-B:], B, self.sides[2], None, row=2 * B, column=3)
         dz = self.through_discriminator(d_cache, dzs, own)
         backward(G, g_cache, [dz], self.G.gradient)
@@ -272,14 +287,14 @@ class PlannedStep(Planned):
         B, joint = self.batch, self.recipe.joint
         how = {"groups": 1, "weight": 0.5} if joint else {"groups": 2}
         cache, dzs = self.judge(x, B, *self.sides[:2], **how)
-        backward(self.D.blocks, cache, dzs, self.D.gradient, self.below)
+        self.discriminator_gradient(cache, dzs)
         self.D.move()
 
     def discriminator_apart(self, x: Array) -> None:
         """The same in two passes, whose gradients add."""
         B, (real, fake, _) = self.batch, self.sides
         cache, dzs = self.judge(x[:B], B, real, None)
-        backward(self.D.blocks, cache, dzs, self.D.gradient, self.below)
+        self.discriminator_gradient(cache, dzs)
         cache, dzs = self.judge(x[B:], 0, None, fake, row=B, add=True)
-        backward(self.D.blocks, cache, dzs, self.D.gradient, self.below)
+        self.discriminator_gradient(cache, dzs, first=B)
         self.D.move()

@@ -1,8 +1,10 @@
 """A network as the planned steps see it: products, each with what follows it, and the gradient that the optimizer adds up.
 
-blocks(net, shape, precision)         cuts it
-forward(net, x)                       runs it, and keeps of each block what backward needs: its Trace
-backward(net, cache, dzs, gradient)   the sweep down; `descend` gives the gradient of each product on the way
+    blocks(net, shape, precision)         cuts it
+    forward(net, x)                       runs it, and keeps of each block what backward needs: its Trace
+    backward(net, cache, dzs, gradient)   the sweep down; `descend` gives the gradient of each product on the way
+
+In the sweep a block computes the gradient of its own product from that of the block above: see Block.down.
 """
 
 from collections import defaultdict
@@ -20,7 +22,6 @@ from rawgan.kernels.norm_act import norm_act, norm_dx
 from rawgan.kernels.norm_pass import moments, sums
 from rawgan.layers import (
     BatchNorm,
-    Condition,
     Conv2d,
     ConvTranspose2d,
     Crop,
@@ -28,8 +29,6 @@ from rawgan.layers import (
     Flatten,
     LeakyReLU,
     Linear,
-    OneHot,
-    Planes,
     ReLU,
     Reshape,
     Sequential,
@@ -37,6 +36,7 @@ from rawgan.layers import (
     Tanh,
 )
 from rawgan.layers.base import leaves
+from rawgan.planned_labels import Hot, Plane
 
 ACTS = {ReLU: "relu", LeakyReLU: "leaky_relu", Tanh: "tanh", Sigmoid: "sigmoid"}
 ROWS = 32  # of the smallest tile of a product: the pixels of a group have to fill some, if the product is to take its statistics
@@ -186,8 +186,10 @@ class Block:
         return norm_dx(da, z, stats, norm.means if train else None)
 
 
-def blocks(net: Sequential, shape: tuple[int, ...], precision: str, positive: bool = False) -> list[Block]:
-    """The network as blocks, for samples of a shape; labels beside them come as one-hot numbers along the last axis.
+def blocks(
+    net: Sequential, shape: tuple[int, ...], precision: str, labels: Hot | Plane | None = None, positive: bool = False
+) -> list[Block]:
+    """The network as blocks, for samples of a shape, with what its first layer puts beside them, if that is `labels`.
 
     positive: no number that comes in is below 0, so that a ReLU or LeakyReLU before the first product changes nothing. Raises
     UserError, naming the layer, where the network cannot be cut so.
@@ -214,20 +216,14 @@ def blocks(net: Sequential, shape: tuple[int, ...], precision: str, positive: bo
         elif isinstance(layer, Crop) and last and isinstance(last.layer, ConvTranspose2d) and not last.norm and shape == last.end:
             last.crop(layer.H, layer.W)
             shape = last.end
-        elif isinstance(layer, Condition) and i == 0 and (K := one_hot_size(layer)):
-            shape = (*shape[:-1], shape[-1] + K)
+        elif i == 0 and labels:
+            shape = (*shape[:-1], shape[-1] + labels.width)
         else:
             label = leaves(layer)[-1][1].label
             raise UserError(
                 f"the planned step cannot take {label}: it wants products, each followed by BatchNorm, one activation and Dropout"
             )
     return found
-
-
-def one_hot_size(layer: Condition) -> int | None:
-    """How many numbers a condition puts beside its input, where they are the label as one-hot and nothing else."""
-    kinds = [leaf for _, leaf in leaves(layer.inner)]
-    return kinds[0].K if [type(kind) for kind in kinds] in ([OneHot], [OneHot, Planes]) else None
 
 
 class Gradient:
@@ -265,11 +261,16 @@ class Gradient:
         start, count = self.starts[name] + sum(self.counts[name][:i]) * prod(shape), self.counts[name][i]
         return self.flat[start : start + count * prod(shape)].reshape(count, *shape)
 
+    def part(self, name: str, count: int) -> Array | None:
+        """Where the next part goes, which is so many slices."""
+        room = self.room(name)
+        self.taken[name].append(count)
+        return None if self.flat is None else room
+
     def vector(self, name: str) -> Array | None:
         """Where a part goes that is one slice."""
-        room = self.room(name)
-        self.taken[name].append(1)
-        return None if self.flat is None else room[0]
+        part = self.part(name, 1)
+        return None if part is None else part[0]
 
     def add(self, block: Block, x: Array, dy: Array, biased: int | None = None) -> None:
         """The gradients of a block's weight, and of its bias, which only the first `biased` samples reach."""

@@ -33,7 +33,7 @@ class PlannedFirstStep(Planned):
         B, body, (real, fake, generator) = self.batch, self.D.blocks[:-1], self.sides
         z = self.inputs(self.x[:B])
         _, g_cache = forward(self.G.blocks, z, out=self.x[B:], train=self.recipe.train_generator)
-        seen = self.beside(self.x, 0)
+        seen = self.seen(self.x, 0)
         if self.reused:
             y, d_cache = forward(body, seen)
             fake_y, fake_cache = y[B:], [trace.after(B) for trace in d_cache]
@@ -45,5 +45,5 @@ class PlannedFirstStep(Planned):
         backward(self.G.blocks, g_cache, [dz], self.G.gradient)
         self.G.move()
         d_cache, dzs = self.say(y, d_cache, B, real, fake)
-        backward(self.D.blocks, d_cache, dzs, self.D.gradient, self.below)
+        self.discriminator_gradient(d_cache, dzs)
         self.D.move(tick=self.state[1:])

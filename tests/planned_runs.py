@@ -55,6 +55,7 @@ RUNS = {
     ),
     "cgan": Run(RECIPES["cgan"], 8, 1, 4),
     "atienza_dcgan": Run(RECIPES["atienza_dcgan"], 4, 1, 2),
+    "atienza_cgan": Run(RECIPES["atienza_cgan"], 4, 1, 2),
     "raschka_mlp_gan": Run(RECIPES["raschka_mlp_gan"], 8, 1, 8),
     "raschka_dcgan": Run(RECIPES["raschka_dcgan"], 8, 1, 8),
     "wgan_gp": Run(WGAN_GP, 16, 3, 4),

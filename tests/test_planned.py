@@ -3,7 +3,16 @@
 import pytest
 from planned_runs import STEPS, WHERE, check, results
 
-NAMES = ("dcgan", "dcgan, width 64", "dcgan, batch 3", "least squares", "hinge, no norm in D", "cgan", "atienza_dcgan")
+NAMES = (
+    "dcgan",
+    "dcgan, width 64",
+    "dcgan, batch 3",
+    "least squares",
+    "hinge, no norm in D",
+    "cgan",
+    "atienza_dcgan",
+    "atienza_cgan",
+)
 FIRST = ("raschka_mlp_gan", "raschka_dcgan")
 LOW = {"dcgan": 2e-4, "cgan": 2e-4, "raschka_mlp_gan": 1e-3}  # rates of Adam
 
