@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,11 +31,17 @@ def output(*command: str) -> str | None:
         return None
 
 
-def checkout() -> str | None:
-    """The commit, "-dirty" where tracked files differ from it; results may, they do not change what is measured."""
+def checkout() -> str:
+    """The commit, "-dirty" where tracked files differ from it; results may, they do not change what is measured. Where there is no
+    git, a digest of the sources, so that figures of two versions are told apart."""
     commit = output("git", "rev-parse", "HEAD")
+    if commit is None:
+        digest = sha256()
+        for path in sorted(path for folder in ("rawgan", "kernels", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+        return f"no git, sources {digest.hexdigest()[:16]}"
     changed = output("git", "--no-optional-locks", "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
-    return f"{commit}-dirty" if commit and changed else commit
+    return f"{commit}-dirty" if changed else commit
 
 
 def facts(device: dict, commit: str | None = None) -> dict:

@@ -79,12 +79,12 @@ def summary(name: str, rows: list[dict], total: float) -> dict:
     return {"kernel": name, "launches": len(rows), "us": round(us, 2), "floor_us": floor, **share}
 
 
-def table(profiles: dict) -> str:
-    """Which kernel takes what share, as Markdown."""
+def table(profiles: dict, least: float = 0.0) -> str:
+    """Which kernel takes what share, as Markdown; those with a share of at least `least`."""
     lines = ["| step | kernel | launches | time, us | share | of the floor |", "|---|---|---|---|---|---|"]
     for name, precisions in profiles.items():
         for precision, found in precisions.items():
-            for row in found.get("kernels", []):
+            for row in (row for row in found.get("kernels", []) if row["share"] >= least):
                 floor = f"{100 * row['of_floor']:.0f} %" if row["of_floor"] else "not measured"
                 cells = [
                     f"{name}, {precision}",

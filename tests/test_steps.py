@@ -1,6 +1,7 @@
 """benchmarks/steps.py and what it measures with, without a GPU: PyTorch's steps are ours, turns are taken, nothing is made up."""
 
 import json
+import re
 import sys
 from argparse import Namespace
 from contextlib import nullcontext
@@ -331,8 +332,15 @@ class TestReport:
     def test_a_page_of_a_device(self, tmp_path):
         """The page follows the files: with a result its numbers are there, and the picture is named."""
         (tmp_path / "plans.json").write_text((facts.RESULTS / "plans.json").read_text())
-        facts.write(self.made_up(), tmp_path / "steps_no_such_gpu.json")
+        kernels = [
+            {"kernel": name, "launches": 2, "us": us, "share": us / 100, "of_floor": 0.5} for name, us in (("a", 98.0), ("b", 2.0))
+        ]
+        profile = {"dcgan 64x64x3": {"bf16": {"kernels": kernels}, "tf32": {"kernels": kernels}}}
+        facts.write(self.made_up() | {"profile": profile}, tmp_path / "steps_no_such_gpu.json")
         text = make_tables.filled((ROOT / "docs/steps.md").read_text(), tmp_path)
+        assert [line for line in text.splitlines() if ", bf16 |" in line] == [
+            "| dcgan 64x64x3, bf16 | a | 2 | 98.0 | 98 % | 50 % |"
+        ]
         assert "## No Such GPU" in text and "2.50 (2.40 to 2.75)" in text and "samples/steps_no_such_gpu.png" in text
 
 
@@ -345,6 +353,14 @@ class TestFiles:
         facts.write(result | {"ceilings": {"copy": 1}}, path)
         again, _ = facts.begun("steps", self.OWN | {"date": "2000-01-03"}, tmp_path)
         assert again == self.OWN | {"ceilings": {"copy": 1}, "date": "2000-01-03"}
+
+    def test_the_commit(self, monkeypatch):
+        """Where there is no git, the sources are told apart by what is in them."""
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|no git, sources [0-9a-f]{16}", facts.checkout())
+        monkeypatch.setattr(facts, "output", lambda *_: None)
+        first = facts.checkout()
+        monkeypatch.setattr(Path, "read_bytes", lambda self: b"else")
+        assert first.startswith("no git, sources ") and facts.checkout() not in (first, None)
 
     def test_figures_of_two_commits_are_not_mixed(self, tmp_path):
         facts.write(self.OWN, facts.begun("steps", self.OWN, tmp_path)[1])
