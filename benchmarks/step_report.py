@@ -42,7 +42,7 @@ def megabytes(value) -> str:
 
 def ours(result: dict, plans: dict) -> str:
     """A row for each case and precision: times of the three ways to start it, images a second, floor, what it takes."""
-    head = [*(f"{how}, us" for how in HOW), "img/s", "of the floor", "launches", "arena MB", "all MB"]
+    head = ["launches", "arena MB", "one by one, us", *(f"{how}, us" for how in HOW if HOW[how]), "img/s", "of the floor", "all MB"]
     lines = ["| step | precision | " + " | ".join(head) + " |", "|---|---|" + "---|" * len(head)]
     for name in CASES:
         row = result["steps"].get(name, {"ours": {}})
@@ -53,10 +53,10 @@ def ours(result: dict, plans: dict) -> str:
                 continue
             forms = {how: row["ours"].get(f"{precision}, {how}", {}) for how in HOW}
             us, floor = forms[BEST].get("us"), floor_us(name, precision, result)
-            cells = [cell(forms[how].get("us"), "{:.0f}") for how in HOW]
+            cells = [cell(plan.get("launches"), "{}"), megabytes(plan.get("arena_bytes"))]
+            cells += [cell(forms[how].get("us"), "{:.0f}") for how in HOW]
             cells += [cell(us and 1e6 * CASES[name].batch * CASES[name].reals / us, "{:.0f}")]
-            cells += [cell(us and floor and 100 * floor / us, "{:.0f} %"), cell(plan.get("launches"), "{}")]
-            cells += [megabytes(plan.get("arena_bytes")), megabytes(forms[BEST].get("memory_bytes"))]
+            cells += [cell(us and floor and 100 * floor / us, "{:.0f} %"), megabytes(forms[BEST].get("memory_bytes"))]
             lines.append(f"| {name}, batch {CASES[name].batch} | {precision} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
