@@ -33,6 +33,7 @@ from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Flatten, LeakyReLU
 from rawgan.losses import BCE, Hinge, LeastSquares, Objective, Wasserstein
 from rawgan.models.recipes import Recipe
 from rawgan.optim import Adam, Optimizer, RMSprop
+from rawgan.parallel import ALONE
 
 ACTS = {ReLU: "relu", LeakyReLU: "leaky_relu", Tanh: "tanh", Sigmoid: "sigmoid"}
 PRECISIONS = {"fp32": ("float32", "tf32x3"), "tf32": ("float32", "tf32"), "bf16": ("uint16", "ieee")}  # arrays, products
@@ -239,17 +240,22 @@ class Player:
         self.gradient = Gradient(self.parameters)
         self.step, self.lr = optimizer.clock()
         self.table: Array | None = None
+        self.ranks = ALONE
 
     def move(self, tick: Array | None = None) -> None:
-        """One step of the optimizer, from the slices of the gradient."""
+        """One step of the optimizer, from the slices of the gradient; of several ranks from the mean of their sums."""
         if self.table is None:  # the slices are still being counted
             return
         o, state = self.optimizer, (self.step, self.lr)
-        more = {"low": self.low, "table": self.table, "tick": tick}
+        g, table = self.gradient.flat, self.table
+        if self.ranks.size > 1:
+            g, table = kernels.add_slices(self.parameters.flat, g, table), None
+            launch.call(self.ranks.mean_, g)
+        more = {"low": self.low, "table": table, "tick": tick}
         if isinstance(o, Adam):
-            kernels.adam(self.parameters.flat, self.gradient.flat, o.slots["m"], o.slots["v"], *state, o.betas, o.eps, **more)
+            kernels.adam(self.parameters.flat, g, o.slots["m"], o.slots["v"], *state, o.betas, o.eps, **more)
         elif isinstance(o, RMSprop):
-            kernels.rmsprop(self.parameters.flat, self.gradient.flat, o.slots["v"], *state, o.rho, o.eps, o.decay, **more)
+            kernels.rmsprop(self.parameters.flat, g, o.slots["v"], *state, o.rho, o.eps, o.decay, **more)
         else:
             raise UserError(f"the planned step has no kernel for {type(o).__name__}")
 
@@ -263,8 +269,9 @@ def to_bfloat16(a: Array) -> Array:
 class Planned:
     """What every planned step has: the players, the data, the counters, the plan. A subclass writes `launch` out.
 
-    images (n, H, W, C) uint8, where the networks live; `batches` rows of `index` are fed at a time. Raises UserError for a recipe
-    or a network that cannot be planned.
+    images (n, H, W, C) uint8, where the networks live; `batches` rows of `index` are fed at a time. Of several ranks each has a
+    plan of its own part of the batch, in which the gradients are averaged. Raises UserError for a recipe or a network that cannot
+    be planned.
     """
 
     said_names: tuple[str, ...]  # what stands in a row of the metrics
@@ -277,6 +284,8 @@ class Planned:
             raise UserError(f"{recipe.name} has {why}, which the planned step does not know yet")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not known; choose {', '.join(PRECISIONS)}")
+        if gan.synchronised:
+            raise UserError("the planned step does not synchronise BatchNorm between processes: its statistics are local")
         self.recipe, self.images, self.batch, self.objective = recipe, images, batch, gan.objective
         self.sides, self.dtype = sides(gan.objective), PRECISIONS[precision][0]
         self.xp = array_module(images, gan.generator_optimizer.parameters.flat)
@@ -287,12 +296,12 @@ class Planned:
             raise UserError(f"the planned step wants a discriminator that ends in one score without bias, not {head.layer.label}")
         self.allocate()
         self.index = self.xp.zeros((batches, self.reals * batch), "int32")
-        self.state = self.xp.array([seed, 0], "int64")
+        self.state = self.xp.array([seed ^ gan.ranks.rank, 0], "int64")  # every rank draws z of its own
         self.said = self.xp.zeros((batches, len(self.said_names) + 2), "float32")
         with launch.record(dry=True):  # counts the slices of the weight gradients
             self.launch()
         for player in (self.G, self.D):
-            player.table = player.gradient.allocate()
+            player.table, player.ranks = player.gradient.allocate(), gan.ranks
         with launch.record(dry=True) as recording:
             self.launch()
         self.plan = Plan(recording)
