@@ -172,8 +172,6 @@ class TestRuns:
         said = re.findall("^error: .*", done.stderr, re.MULTILINE)
         assert said == ["error: a batch of 9 cannot be split evenly over 2 processes, at least 2 to each: change --batch"]
         assert not (tmp_path / "run").exists()
-        done = two(*tiny("--out", "run"), folder=tmp_path, status=2)
-        assert "error: 2 processes were started, but to train apart: say --parallel mpi" in done.stderr
 
     def test_an_overflow_is_said_once(self, tmp_path):
         done = two(*tiny("--steps", 30, "--lr", 1e20, "--parallel", "mpi", "--out", "run"), folder=tmp_path, status=2)
@@ -216,6 +214,11 @@ class TestAlone:
     def test_batches_that_cannot_be_split(self, n, size):
         with pytest.raises(UserError, match=f"a batch of {n} cannot be split evenly over {size}"):
             ranks_of(0, size).part(n)
+
+    def test_processes_that_know_nothing_of_each_other(self, monkeypatch):
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+        with pytest.raises(UserError, match="2 processes were started, but to train apart: say --parallel mpi"), connect("none"):
+            pass
 
     def test_words(self, monkeypatch):
         for told, said in (("--parallel tcp", "--parallel tcp is not known"), ("--batchnorm all", "--batchnorm all is not known")):
