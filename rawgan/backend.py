@@ -20,9 +20,9 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
-CACHE = 2**22  # bytes of scratch memory that one core keeps close to a matrix product
-PART = 2**18  # bytes of an array that elementwise works on at a time
-SPREAD = 2**20  # bytes of an array from which a single pass over it is shared out over the cores
+CACHE = 13 * 2**19  # bytes of scratch memory that one core keeps close to a matrix product
+PART = 2**20  # bytes of an array that elementwise works on at a time
+SPREAD = 2**21  # bytes of an array from which a single pass over it is shared out over the cores
 POOL = "rawgan-part"  # what the names of the threads begin with
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
@@ -52,7 +52,10 @@ def array_module(*arrays) -> ModuleType:
 
     Raises TypeError, naming both, when NumPy and CuPy arrays are mixed, and when an argument is no array.
     """
-    if all([type(a) is np.ndarray or a is None for a in arrays]):  # nearly always: spared the words below
+    for a in arrays:
+        if type(a) is not np.ndarray and a is not None:
+            break
+    else:  # nearly always: spared the words below
         return np
     libraries = [_library(a) for a in arrays if a is not None]
     if all(name == "numpy" for name in libraries):
@@ -103,7 +106,7 @@ def use_plain(on: bool = True) -> Iterator[None]:
 
 def fast_on(*arrays: Array | None) -> bool:
     """Whether an operation on these arrays takes its fast form for the CPU. Raises TypeError as array_module does."""
-    return array_module(*arrays) is np and not _plain
+    return array_module(*arrays) is np and not (_plain or _kernels)
 
 
 def _keep_freed_memory() -> None:
@@ -117,27 +120,54 @@ def _keep_freed_memory() -> None:
 _keep_freed_memory()
 
 
+class Blas:
+    """How many threads a product of matrices takes: one, or as many as BLAS had when this file was imported.
+
+    Where the parts of a batch are shared out, one: BLAS' own threads go on spinning after a product, on the cores that ours compute
+    on. Where nothing is, a small network without convolutions, BLAS shares its products out by itself. The bits of a product depend
+    on it, so it is said for each step and never left to chance.
+    """
+
+    def __init__(self):
+        self.library = ThreadpoolController().select(user_api="blas")
+        self.most = max((one["num_threads"] for one in self.library.info()), default=1)
+        self.threads = None
+        self.share(False)
+
+    def share(self, on: bool) -> None:
+        """From now on each product takes all of BLAS' threads, or one."""
+        threads = self.most if on else 1
+        if threads != self.threads:
+            self.library.limit(limits=threads)
+            self.threads = threads
+
+
+blas = Blas()
+
+
 @cache
-def _threads() -> tuple[ThreadPoolExecutor, int, ThreadpoolController]:
-    """Python threads, one per core, how many, and the handle on BLAS' own threads."""
+def _threads() -> tuple[ThreadPoolExecutor, int]:
+    """Python threads, one per core, and how many."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, POOL), cores, ThreadpoolController().select(user_api="blas")
+    return ThreadPoolExecutor(cores, POOL), cores
 
 
 def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
     """[work(slice), ...] for consecutive parts of a batch of N: on the CPU spread over the cores, on the GPU one part.
 
-    Each part runs in a thread of its own with BLAS held to one thread: the copies are shared out too, and nobody waits inside a
-    matrix product. With sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
+    Each part runs in a thread of its own: the copies are shared out, too, and nobody waits inside a matrix product. With
+    sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
     The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. work() must not call
     over_batch itself: the threads would wait for each other.
     """
     if xp is not np:
         return [work(slice(0, N))]
-    pool, cores, blas = _threads()
-    step = max(1, min(-(-N // cores), CACHE // max(sample_bytes, 1)))
-    with blas.limit(limits=1):
-        return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
+    blas.share(False)
+    pool, cores = _threads()
+    share = max(1, -(-N // cores))
+    rounds = -(-share // max(1, CACHE // max(sample_bytes, 1)))
+    step = -(-share // rounds)  # rounds of one size: a small last one would multiply at half the speed
+    return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
 
 
 def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
@@ -150,17 +180,19 @@ def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> l
     return [work(slice(0, len(x)))]
 
 
-def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
+def elementwise(f: Callable[..., Array], into: Callable[..., None] | None = None) -> Callable[..., Array]:
     """A function of arrays that computes each sample's values from that sample alone, made to run part by part on the CPU.
 
     So its intermediate arrays stay in the cache, and the cores share the samples; the values are the same. Arguments with the first
-    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole.
+    one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole. `into` is the
+    function's fast form for the CPU, which writes a part where it belongs, its last argument.
     """
 
     @wraps(f)
     def parts(x: Array, *rest):
         xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
-        if xp is not np or x.nbytes <= PART or x.ndim == 0:
+        fast = into is not None and fast_on() and x.nbytes > PART // 16
+        if xp is not np or x.ndim == 0 or (x.nbytes <= PART and not fast):
             return f(x, *rest)
         step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]
@@ -169,7 +201,11 @@ def elementwise(f: Callable[..., Array]) -> Callable[..., Array]:
         def stretch(samples: slice) -> None:
             for start in range(samples.start, samples.stop, step):
                 n = slice(start, min(start + step, samples.stop))
-                y[n] = f(x[n], *(a[n] if c else a for a, c in zip(rest, cut)))
+                args = [x[n], *(a[n] if c else a for a, c in zip(rest, cut))]
+                if fast:
+                    into(*args, y[n])
+                else:
+                    y[n] = f(*args)
 
         shared(x, stretch)
         return y

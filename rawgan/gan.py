@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rawgan.backend import Array, array_module
-from rawgan.layers import BatchNorm, Dropout, Sequential, leaves
+from rawgan.backend import Array, array_module, blas
+from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Dropout, Sequential, leaves
 from rawgan.losses import Objective
 from rawgan.optim import Optimizer
 from rawgan.parallel import ALONE, Ranks
@@ -48,6 +48,8 @@ class GAN:
         """For those who watch: the flat gradients of the last step by player, and |g[n]| of its penalty."""
         self.gradients: dict[str, Array] = {}
         self.norms: Array | None = None
+        players = leaves(self.generator) + leaves(self.discriminator)
+        self.convolves = any(isinstance(layer, Conv2d | ConvTranspose2d) for _, layer in players)
         self.ranks: Ranks = ALONE
         self.synchronised = False
 
@@ -76,6 +78,7 @@ class GAN:
         With lists, D takes a step for each real batch and z; one z more than real batches is G's own, else G learns from the
         last fakes of D. Returns the losses and mean scores of the last steps, as arrays of no dimension.
         """
+        blas.share(not self.convolves)
         reals = real if isinstance(real, list) else [real]
         zs = z if isinstance(z, list) else [z]
         if self.first != "discriminator":
@@ -120,16 +123,19 @@ class GAN:
     def discriminator_gradient(self, real: Samples, fake: Samples) -> tuple[dict[str, Array], Array, tuple | None]:
         """d loss_D / d theta_D as one flat vector; and what D said of the fakes, with its cache, where they passed on their own.
 
-        Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add.
+        Real and fake pass through D separately, each with BatchNorm statistics of its own, and their gradients add. In a D without
+        statistics (it has no buffers) no sample meets another, and one pass of both computes the same.
         """
         D = self.discriminator
         labels = (real[1], fake[1]) if self.objective.labelled else ()
-        if self.joint:
-            scores, cache = D.forward(self.seen(both(real, fake)))
+        if self.joint or (not D.buffers and self.first != "both" and self.ranks.size == 1):
+            scores, cache = D.forward(both(self.seen(real), self.seen(fake)))
             a, c = scores[: len(scores) // 2], scores[len(scores) // 2 :]
             loss, da, dc = self.objective.discriminator(a, c, *labels)
-            loss = loss / 2
-            passes, judged = [D.backward(array_module(da).concatenate([da, dc]) / 2, cache, need_dx=False)[1]], None
+            dy, judged = array_module(da).concatenate([da, dc]), None
+            if self.joint:
+                loss, dy = loss / 2, dy / 2
+            passes = [D.backward(dy, cache, need_dx=False)[1]]
         else:
             a, real_cache = D.forward(self.seen(real))
             c, fake_cache = judged = D.forward(self.seen(fake))

@@ -10,7 +10,7 @@ from rawgan.backend import Array, array_module, kernels_on, shared
 from rawgan.kernels import kernels
 from rawgan.layers.parameters import Parameters
 
-SCRATCH = 16  # numbers for each parameter: the four vectors and what lies between them, in the cache while a part is moved
+SCRATCH = 4  # numbers for each parameter that are in the cache while a part is moved
 
 
 class Optimizer:
@@ -60,6 +60,10 @@ class Adam(Optimizer):
         6   vhat  = v / (1 - beta2^t)
         7   theta = theta - lr mhat / (sqrt(vhat) + eps)
 
+    The corrections of lines 5 and 6 are numbers, so they are taken out of the vectors, as the paper's section 2 says:
+
+        theta = theta - lr c / (1 - beta1^t) m / (sqrt(v) + eps c),  c = sqrt(1 - beta2^t)
+
     Source: Kingma & Ba 2015 (arXiv:1412.6980).
     """
 
@@ -71,16 +75,22 @@ class Adam(Optimizer):
         if kernels_on(theta, g):
             return kernels.adam(theta, g, m, v, *self.clock(), self.betas, self.eps)
         beta1, beta2 = self.betas
+        c = (1 - beta2**self.t) ** 0.5
         xp = array_module(theta)
 
         def part(i: slice) -> None:
+            change = (1 - beta1) * g[i]
             m[i] *= beta1  # 3
-            m[i] += (1 - beta1) * g[i]
+            m[i] += change
+            xp.multiply(g[i], g[i], out=change)
+            change *= 1 - beta2
             v[i] *= beta2  # 4
-            v[i] += (1 - beta2) * (g[i] * g[i])
-            mhat = m[i] / (1 - beta1**self.t)  # 5
-            vhat = v[i] / (1 - beta2**self.t)  # 6
-            theta[i] -= self.lr * mhat / (xp.sqrt(vhat) + self.eps)  # 7
+            v[i] += change
+            xp.sqrt(v[i], out=change)  # 5, 6, 7
+            change += self.eps * c
+            xp.divide(m[i], change, out=change)
+            change *= self.lr * c / (1 - beta1**self.t)
+            theta[i] -= change
 
         shared(theta, part, SCRATCH * theta.itemsize)
 
@@ -103,9 +113,17 @@ class RMSprop(Optimizer):
             return kernels.rmsprop(theta, g, v, *self.clock(), self.rho, self.eps, self.decay)
         xp = array_module(theta)
 
+        lr = self.lr / (1 + self.decay * (self.t - 1))
+
         def part(i: slice) -> None:
+            change = g[i] * g[i]
+            change *= 1 - self.rho
             v[i] *= self.rho
-            v[i] += (1 - self.rho) * (g[i] * g[i])
-            theta[i] -= self.lr / (1 + self.decay * (self.t - 1)) * g[i] / (xp.sqrt(v[i]) + self.eps)
+            v[i] += change
+            xp.sqrt(v[i], out=change)
+            change += self.eps
+            xp.divide(g[i], change, out=change)
+            change *= lr
+            theta[i] -= change
 
         shared(theta, part, SCRATCH * theta.itemsize)

@@ -46,7 +46,7 @@ def own_masks(gan, patch):
 
 def own_gradient(gan, patch):
     """BatchNorm's statistics are of all, what flows back through them is not."""
-    from rawgan.layers import norm
+    from rawgan.ops import norm
 
     patch(norm, "normalize_dx", lambda v, xhat, rstd, axes, ranks: normalize_dx(v, xhat, rstd, axes))
 

@@ -121,10 +121,9 @@ def test_unknown_device():
 )
 def test_parts(monkeypatch, cores, N, sample_bytes, want):
     """Consecutive, one for each core, or as many as it takes for each to fit the cache."""
-    blas = backend._threads()[2]
     monkeypatch.setattr(backend, "CACHE", 100)
     with ThreadPoolExecutor(cores) as pool:
-        monkeypatch.setattr(backend, "_threads", lambda: (pool, cores, blas))
+        monkeypatch.setattr(backend, "_threads", lambda: (pool, cores))
         got = over_batch(np, N, lambda n: (n.start, n.stop), sample_bytes)
     assert got == want
 
@@ -146,10 +145,9 @@ def test_one_part_on_the_gpu():
 
 @pytest.mark.parametrize("spread, want", [(40, [(0, 5)]), (39, [(0, 3), (3, 5)])])
 def test_small_arrays_are_not_shared_out(monkeypatch, spread, want):
-    blas = backend._threads()[2]
     monkeypatch.setattr(backend, "SPREAD", spread)
     with ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(backend, "_threads", lambda: (pool, 2, blas))
+        monkeypatch.setattr(backend, "_threads", lambda: (pool, 2))
         assert backend.shared(np.ones(5), lambda n: (n.start, n.stop)) == want
 
 

@@ -55,7 +55,7 @@ def with_bases(path: Path, node) -> str:
 
 
 def is_elementwise(node) -> bool:
-    return any(isinstance(d, ast.Name) and d.id == "elementwise" for d in node.decorator_list)
+    return any(isinstance(n, ast.Name) and n.id == "elementwise" for d in node.decorator_list for n in ast.walk(d))
 
 
 def operation(path: Path) -> str:

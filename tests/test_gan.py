@@ -205,9 +205,9 @@ class TestTrajectory:
     def test_atienza(self, device):
         assert_parity(atienza(), 10, device)
 
-    @pytest.mark.parametrize("size", [16, 32])
-    def test_dcgan_in_float32(self, size, device):
-        assert_drift(dcgan(size), 50, device)
+    @pytest.mark.parametrize("size, first", [(16, FIRST), (32, 3)])  # at 32x32 an activation meets its kink in the fourth step
+    def test_dcgan_in_float32(self, size, first, device):
+        assert_drift(dcgan(size), 50, device, first)
 
     @pytest.mark.slow
     def test_dcgan_32_in_full(self, device):

@@ -9,12 +9,23 @@ from hypothesis import strategies as st
 from reference import assert_close, check_layer, randomize, tensor
 from twins import NAMES, to_nchw, to_nhwc
 
+from rawgan import backend
 from rawgan.layers import BatchNorm, Conv2d, InstanceNorm, LayerNorm, LeakyReLU, Linear, Sequential, Tanh
 from rawgan.layers import norm as layer_file
+from rawgan.ops import norm as ops_file
 from rawgan.ops.norm import normalize, normalize_dx
 
 DTYPES = [np.float64, np.float32]
 SIZES = st.integers(2, 7)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["plain", "fast", "fast in parts"])
+def form(request):
+    """Every test of this file is run with the plain formula and with the fast form for the CPU, of one part and of several."""
+    with pytest.MonkeyPatch.context() as patch, backend.use_plain(request.param == "plain"):
+        if request.param == "fast in parts":
+            patch.setattr(backend, "SPREAD", 0)
+        yield request.param
 
 
 def image(*shape, dtype=np.float64):
@@ -208,8 +219,8 @@ def zero_gamma():
 
 
 MISTAKES = {
-    "E[x^2] - E[x]^2": (layer_file, "normalize", one_pass, test_large_mean_in_a_layer),
-    "eps outside the root": (layer_file, "normalize", eps_outside, zero_gamma),
+    "E[x^2] - E[x]^2": (ops_file, "normalize", one_pass, test_large_mean_in_a_layer),
+    "eps outside the root": (ops_file, "normalize", eps_outside, zero_gamma),
     "divided by gamma": (BatchNorm, "double_backward", divided_by_gamma, zero_gamma),
     "variance taken as constant": (
         layer_file,
@@ -230,7 +241,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("place, name, wrong, check", MISTAKES.values(), ids=MISTAKES)
 def test_mistake_is_found(monkeypatch, place, name, wrong, check):
-    check()
-    monkeypatch.setattr(place, name, wrong)
-    with pytest.raises(AssertionError):
+    with backend.use_plain():
         check()
+        monkeypatch.setattr(place, name, wrong)
+        with pytest.raises(AssertionError):
+            check()

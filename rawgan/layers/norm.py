@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 
 from rawgan.layers.base import Layer
-from rawgan.ops.norm import affine, mean, normalize, normalize_dx, normalize_dx2, standardize
+from rawgan.ops.norm import affine, batchnorm, batchnorm_dx, mean, normalize, normalize_dx, normalize_dx2, standardize
 
 
 class _Norm(Layer):
@@ -121,10 +121,10 @@ class BatchNorm(_Norm):
         M = x.size // x.shape[-1] * (self.ranks.size if self.ranks else 1)
         if M < 2:
             raise ValueError(f"{self.label}: one value per channel has no variance; train with a batch of 2 or more")
-        xhat, rstd, mean, var = normalize(x, self.axes(x), self.eps, self.ranks)
+        y, xhat, rstd, mean, var = batchnorm(x, gamma, beta, self.eps, self.ranks)
         self.track("running_mean", mean.reshape(-1))
         self.track("running_var", var.reshape(-1) * (M / (M - 1)))
-        return affine(xhat, gamma, beta), (xhat, rstd, train)
+        return y, (xhat, rstd, train)
 
     def track(self, name: str, batch) -> None:
         """running = (1 - momentum) running + momentum batch, in place."""
@@ -134,7 +134,8 @@ class BatchNorm(_Norm):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd, train = cache
         if train:
-            return super().backward(dy, (xhat, rstd), need_dx, need_grads)
+            dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.params["gamma"], self.ranks)
+            return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else {}
         grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
         return dy * (self.params["gamma"] * rstd), grads
 

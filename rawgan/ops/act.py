@@ -8,11 +8,13 @@ so `f_dx` serves both sweeps, and `f_dx2` is the curvature. ReLU and LeakyReLU h
 PyTorch does. The smooth ones take y = f(x) where the derivative is a polynomial in it.
 """
 
+from functools import partial
+
 from rawgan.backend import Array, array_module, elementwise, kernels_on
-from rawgan.kernels import kernels
+from rawgan.kernels import cpu_act, kernels
 
 
-@elementwise
+@partial(elementwise, into=cpu_act.relu)
 def relu(x: Array) -> Array:
     """y = max(x, 0). Derivative: relu_dx. Source: Nair & Hinton 2010."""
     if kernels_on(x):
@@ -20,7 +22,7 @@ def relu(x: Array) -> Array:
     return array_module(x).maximum(x, 0)
 
 
-@elementwise
+@partial(elementwise, into=cpu_act.relu_dx)
 def relu_dx(dy: Array, x: Array) -> Array:
     """dx = dy where x > 0, 0 elsewhere."""
     if kernels_on(dy, x):
@@ -28,7 +30,7 @@ def relu_dx(dy: Array, x: Array) -> Array:
     return dy * (x > 0)
 
 
-@elementwise
+@partial(elementwise, into=cpu_act.leaky_relu)
 def leaky_relu(x: Array, slope: float) -> Array:
     """y = x where x > 0, slope x elsewhere; 0 <= slope < 1. Derivative: leaky_relu_dx. Source: Maas et al. 2013."""
     if kernels_on(x):
@@ -36,7 +38,7 @@ def leaky_relu(x: Array, slope: float) -> Array:
     return array_module(x).maximum(x, slope * x)
 
 
-@elementwise
+@partial(elementwise, into=cpu_act.leaky_relu_dx)
 def leaky_relu_dx(dy: Array, x: Array, slope: float) -> Array:
     """dx = dy where x > 0, slope dy elsewhere; as a product, which is four times faster than a choice by `where`."""
     if kernels_on(dy, x):

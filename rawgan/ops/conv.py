@@ -118,7 +118,10 @@ def conv2d_dw(x: Array, dy: Array, kernel: Pair, stride: Pair = 1, pad: Pad = 0)
         patches = _patches(x[n], (R, S), (P, Q), pair(stride), (top, left))
         return dy[n].reshape(-1, K).T @ patches.reshape(-1, R * S * C)
 
-    return sum(over_batch(xp, N, part, P * Q * R * S * C * x.itemsize)).reshape(K, R, S, C)
+    dw, *more = over_batch(xp, N, part, P * Q * R * S * C * x.itemsize)
+    for one in more:
+        dw += one
+    return dw.reshape(K, R, S, C)
 
 
 def _patches(x: Array, kernel, output, stride, start) -> Array:

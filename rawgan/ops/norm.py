@@ -21,8 +21,8 @@ equally many samples, and the formulas stay as they are, the second order too.
 
 from math import prod
 
-from rawgan.backend import Array, array_module, elementwise, kernels_on, shared
-from rawgan.kernels import kernels
+from rawgan.backend import Array, array_module, elementwise, fast_on, kernels_on, shared
+from rawgan.kernels import cpu_norm, kernels
 from rawgan.parallel import Ranks
 
 Axes = tuple[int, ...]
@@ -131,3 +131,35 @@ def normalize_dx2(ddx: Array, dxhat: Array, xhat: Array, rstd: Array, axes: Axes
     projected = normalize_dx(dxhat, xhat, one, axes, ranks)
     scale, vx, ux = _over(ranks, mean(axes, ddx, projected), mean(axes, dxhat, xhat), mean(axes, ddx, xhat))
     return -rstd * rstd * (xhat * scale + normalize_dx(vx * ddx + ux * dxhat, xhat, one, axes, ranks))
+
+
+def batchnorm(
+    x: Array, gamma: Array, beta: Array, eps: float, ranks: Ranks | None = None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Normalises each channel over the batch and the pixels, and gives it a scale and a mean of its own.
+
+        y = gamma xhat + beta,  xhat, rstd, mean, var = normalize(x)
+
+    x (N, C) or (N, H, W, C), gamma and beta (C,); returns y and xhat of x's shape, and rstd, mean, var with the reduced axes kept
+    as 1. Derivative: batchnorm_dx. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+    if ranks is None and fast_on(x, gamma, beta):
+        return cpu_norm.batchnorm(x, gamma, beta, eps)
+    xhat, *statistics = normalize(x, tuple(range(x.ndim - 1)), eps, ranks)
+    return affine(xhat, gamma, beta), xhat, *statistics
+
+
+def batchnorm_dx(dy: Array, xhat: Array, rstd: Array, gamma: Array, ranks: Ranks | None = None) -> tuple[Array, Array, Array]:
+    """The gradients of batchnorm with respect to x, gamma and beta.
+
+        dx = gamma rstd P(dy) = gamma rstd (dy - dbeta / M - xhat dgamma / M)
+        dgamma = sum of xhat dy,  dbeta = sum of dy,  each over the M values of a channel
+
+    dy and xhat of x's shape, rstd with the reduced axes as 1, gamma (C,); dx of x's shape, dgamma and dbeta (C,). gamma does not
+    depend on what E runs over, so P(gamma dy) = gamma P(dy). With ranks, the sums are over the samples of this process.
+    """
+    if ranks is None and fast_on(dy, xhat, rstd, gamma):
+        return cpu_norm.batchnorm_dx(dy, xhat, rstd, gamma)
+    axes, M = tuple(range(dy.ndim - 1)), dy.size // dy.shape[-1]
+    dx = normalize_dx(dy, xhat, gamma * rstd, axes, ranks)
+    return dx, mean(axes, xhat, dy).reshape(-1) * M, mean(axes, dy).reshape(-1) * M
