@@ -151,6 +151,18 @@ def rmsprop_kernel(
             _rmsprop(sums, start + narrow, narrow < count, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
 
 
+@triton.jit
+def add_slices_kernel(g_ptr, table_ptr, out_ptr, FEW: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr):
+    lane = tl.arange(0, BLOCK)
+    start, count, first, slices, size = _row(table_ptr)
+    if slices <= FEW:
+        tl.store(out_ptr + start + lane, _few(g_ptr, first + lane, lane < count, slices, size), mask=lane < count)
+    else:
+        narrow = tl.arange(0, BLOCK // LANES)
+        sums = _many(g_ptr, first + narrow, narrow < count, slices, size, LANES)
+        tl.store(out_ptr + start + narrow, sums, mask=narrow < count)
+
+
 def adam(
     theta: Array,
     g: Array,
@@ -196,6 +208,14 @@ def rmsprop(
         rmsprop_kernel, grid, theta, g, v, step, lr, low, table, tick,
         SIZE=theta.size, SLICES=slices, RHO=rho, EPS=eps, DECAY=decay, **CONFIG,
     )  # fmt: skip
+
+
+def add_slices(theta: Array, g: Array, table: Array) -> Array:
+    """The gradient of theta (n,), added up from its slices as adam would, for processes that have to average it before."""
+    grid, _ = _parts(theta, g, table)
+    out = launch.empty(theta, theta.shape, "float32")
+    launch.run(add_slices_kernel, grid, g, table, out, **CONFIG)
+    return out
 
 
 def slice_table(parts: list[tuple[int, int, int, int]]) -> np.ndarray:
@@ -265,6 +285,11 @@ def _make(array, n, slices=1, t=1, lr=2e-4, low=False, moments=2, parts=None, **
     return (array(n, dtype=f32), array(*shape, dtype=f32), *state, step, rate), options | ({"low": array(n)} if low else {})
 
 
+def _make_slices(array, **case):
+    (theta, g, *_), options = _make(array, **case)
+    return (theta, g, options["table"]), {}
+
+
 def _traffic(state):
     def traffic(itemsize, n, slices=1, low=False, **_):
         return n * (4 * (slices + 2 * state) + itemsize * low)
@@ -316,5 +341,17 @@ SPECS = (
         compiles=(("bfloat16", {"n": 2**20, "slices": 8, "low": True, "decay": 1e-2, **RMSPROP}, {}),),
         dtypes=("float16", "bfloat16"),
         writes=(0, 2),
+    ),
+    Spec(
+        name="add_slices",
+        wrapper=add_slices,
+        reference=_summed,
+        make=_make_slices,
+        cases=({"n": 1600, **PARTS},),
+        benchmarks=({"n": 3_574_656, "parts": [(0, 3_574_656, 0, 8)]},),
+        traffic=lambda itemsize, n, parts: 4 * (n + sum(size * slices for _, size, _, slices in parts)),
+        flops=lambda n, parts: sum(size * (slices - 1) for _, size, _, slices in parts),
+        compiles=(("float32", {"n": 1600, **PARTS}, {}),),
+        dtypes=("float32",),
     ),
 )

@@ -277,7 +277,39 @@ class Launch:
         return Launch(self.kernel, self.grid, tuple(over(a, move) for a in self.arguments), self.constants)
 
 
-class Recording(list[Launch]):
+class Call:
+    """Something among the launches that is no kernel, such as an all-reduce: f(*given), on the current stream.
+
+    It changes nothing but these arrays and allocates nothing, so it may be captured in a CUDA graph.
+    """
+
+    def __init__(self, f: Callable[..., object], given: tuple[Array, ...]):
+        self.f, self.arrays = f, list(given)
+
+    def __call__(self) -> None:
+        self.f(*self.arrays)
+
+    def load(self) -> None:
+        """Nothing: it is loaded."""
+
+    @property
+    def name(self) -> str:
+        return self.f.__name__
+
+    def moved(self, move: Callable[[Array], Array]) -> "Call":
+        """The same with move(array) in the place of each array."""
+        return Call(self.f, tuple(map(move, self.arrays)))
+
+
+def call(f: Callable[..., object], *given: Array) -> None:
+    """f(*given), written down where launches are."""
+    if _recorded is not None:
+        _recorded.append(Call(f, given))
+    if _recorded is None or not _recorded.dry:
+        f(*given)
+
+
+class Recording(list[Launch | Call]):
     """What was launched, in order, and the arrays that were made for it meanwhile: called in their order, the launches do it all
     again. dry: nothing was started, only written down."""
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rawgan.backend import Array, address, array_module
-from rawgan.kernels.launch import Launch, Recording, cdiv
+from rawgan.kernels.launch import Call, Launch, Recording, cdiv
 
 ALIGNMENT = 256  # bytes; tensor maps ask for 16, and whole cache lines of 128 keep two buffers apart
 
@@ -71,7 +71,7 @@ class Plan:
             xp = array_module(owners[0])
             block = xp.empty(self.bytes + ALIGNMENT, xp.uint8)
             self._arena = block[-address(block) % ALIGNMENT :]
-        self.launches: list[Launch] = [launch.moved(self.array) for launch in recording]
+        self.launches: list[Launch | Call] = [launch.moved(self.array) for launch in recording]
 
     def _owner(self, a: Array) -> int | None:
         """Which array of the workspace `a` lies in, if any."""

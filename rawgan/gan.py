@@ -51,6 +51,7 @@ class GAN:
         players = leaves(self.generator) + leaves(self.discriminator)
         self.convolves = any(isinstance(layer, Conv2d | ConvTranspose2d) for _, layer in players)
         self.ranks: Ranks = ALONE
+        self.synchronised = False
 
     def join(self, ranks: Ranks, synchronised: bool = False) -> None:
         """From now on this is one of several that train together, each on its part of every batch: their gradients are averaged.
@@ -58,19 +59,18 @@ class GAN:
         `synchronised`: BatchNorm takes the statistics of the whole batch; else each of its own part, and the running ones are
         averaged by `level`.
         """
-        self.ranks, self.rng = ranks, ranks.share(self.rng)
+        self.ranks, self.rng, self.synchronised = ranks, ranks.share(self.rng), synchronised and ranks.size > 1
         for _, layer in leaves(self.generator) + leaves(self.discriminator):
             if isinstance(layer, Dropout):
                 layer.bind(ranks.share(layer.rng))
-            elif isinstance(layer, BatchNorm) and synchronised and ranks.size > 1:
+            elif isinstance(layer, BatchNorm) and self.synchronised:
                 layer.ranks = ranks
 
     def level(self) -> None:
         """Running statistics that each process took of its own samples become their means: the same on all."""
-        nets = leaves(self.generator) + leaves(self.discriminator)
-        self.ranks.level(
-            [a for _, layer in nets if isinstance(layer, BatchNorm) and not layer.ranks for a in layer.buffers.values()]
-        )
+        if not self.synchronised:
+            layers = [layer for _, layer in leaves(self.generator) + leaves(self.discriminator) if isinstance(layer, BatchNorm)]
+            self.ranks.level([a for layer in layers for a in layer.buffers.values()])
 
     def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
         """D learns from real and fake images, then G from what the new D says of the same fakes.

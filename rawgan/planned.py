@@ -30,6 +30,7 @@ from rawgan.layers.embed import check_labels
 from rawgan.losses import BCE, Hinge, LeastSquares, Objective, Wasserstein
 from rawgan.models.recipes import Recipe
 from rawgan.optim import Adam, Optimizer, RMSprop
+from rawgan.parallel import ALONE
 from rawgan.planned_blocks import Gradient, Trace, backward, blocks, forward
 from rawgan.planned_labels import Plane, beside
 
@@ -68,18 +69,23 @@ class Player:
         self.gradient = Gradient(self.parameters)
         self.step, self.lr = optimizer.clock()
         self.table: Array | None = None
+        self.ranks = ALONE
 
     def move(self, tick: Array | None = None) -> None:
-        """One step of the optimizer, from the slices of the gradient."""
+        """One step of the optimizer, from the slices of the gradient; of several ranks from the mean of their sums."""
         self.gradient.close()
         if self.table is None:  # the slices are still being counted
             return
         o, state = self.optimizer, (self.step, self.lr)
-        more = {"low": self.low, "table": self.table, "tick": tick}
+        g, table = self.gradient.flat, self.table
+        if self.ranks.size > 1:
+            g, table = kernels.add_slices(self.parameters.flat, g, table), None
+            launch.call(self.ranks.mean_, g)
+        more = {"low": self.low, "table": table, "tick": tick}
         if isinstance(o, Adam):
-            kernels.adam(self.parameters.flat, self.gradient.flat, o.slots["m"], o.slots["v"], *state, o.betas, o.eps, **more)
+            kernels.adam(self.parameters.flat, g, o.slots["m"], o.slots["v"], *state, o.betas, o.eps, **more)
         elif isinstance(o, RMSprop):
-            kernels.rmsprop(self.parameters.flat, self.gradient.flat, o.slots["v"], *state, o.rho, o.eps, o.decay, **more)
+            kernels.rmsprop(self.parameters.flat, g, o.slots["v"], *state, o.rho, o.eps, o.decay, **more)
         else:
             raise UserError(f"the planned step has no kernel for {type(o).__name__}")
 
@@ -94,8 +100,9 @@ class Planned:
     """What every planned step has: the players, the data, the counters, the plan. A subclass writes `launch` out.
 
     images (n, H, W, C) uint8, where the networks live, labels (n,) integers beside them where the recipe has classes; `batches`
-    rows of `index` are fed at a time. `without`: savings that are not to be made, to see what they are worth. Raises UserError for
-    a recipe or a network that cannot be planned.
+    rows of `index` are fed at a time. Of several ranks each has a plan of its own part of the batch, in which the gradients are
+    averaged. `without`: savings that are not to be made, to see what they are worth. Raises UserError for a recipe or a network
+    that cannot be planned.
     """
 
     said_names: tuple[str, ...] = ("d_loss", "d_real", "d_fake", "g_loss")  # what stands in a row of the metrics
@@ -116,6 +123,8 @@ class Planned:
             raise UserError(f"{recipe.name} has {why}, which the planned step does not know yet")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not known; choose {', '.join(PRECISIONS)}")
+        if gan.synchronised:
+            raise UserError("the planned step does not synchronise BatchNorm between processes: its statistics are local")
         if unknown := set(without) - set(known := self.savings(recipe)):
             raise UserError(
                 f"the planned step of {recipe.name} cannot go without {min(unknown)!r}, only without: {', '.join(known)}"
@@ -124,7 +133,7 @@ class Planned:
         self.reals, self.zs = self.batches(recipe)
         self.objective, self.sides, self.dtype = gan.objective, sides(gan.objective), PRECISIONS[precision][0]
         xp = self.xp = array_module(images, gan.generator_optimizer.parameters.flat)
-        self.state = xp.array([seed, 0], "int64")
+        self.state = xp.array([seed ^ gan.ranks.rank, 0], "int64")  # every rank draws z of its own
         self.said = xp.zeros((batches, len(self.said_names) + 2), "float32")  # two that nobody reads
         self.index = xp.zeros((batches, self.reals * batch), "int32")
         z, image, unit = (recipe.z,), images.shape[1:], recipe.pixels == "unit"
@@ -142,7 +151,7 @@ class Planned:
         with launch.record(dry=True):  # counts the slices of the weight gradients
             self.launch()
         for player in (self.G, self.D):
-            player.table = player.gradient.allocate()
+            player.table, player.ranks = player.gradient.allocate(), gan.ranks
         with launch.record(dry=True) as recording:
             self.launch()
         self.plan = Plan(recording)

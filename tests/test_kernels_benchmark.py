@@ -226,6 +226,7 @@ WITHOUT = {
     "standardize", "normalize_dx2", "tanh_dx2", "sigmoid_dx2", "softplus_dx2", "acgan_discriminator", "acgan_generator",
     "wgan_gp_value", "r1_value", "head", "step_inputs", "penalty_step", "critic_inputs", "dropout", "step_labels",
     "condition", "condition_dx", "plane", "plane_dw", "batch_moments", "batch_sums", "running_act", "running_dx",
+    "add_slices",
 }  # fmt: skip
 
 

@@ -1,0 +1,126 @@
+"""Planned steps of two processes: the gradient is added up, averaged and moved with as entries of the plan.
+
+TRITON_INTERPRET=1 mpirun -n 2 python tests/test_planned_parallel.py FOLDER      what each process does
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_kernels_worker import float64
+
+from rawgan.backend import CPU
+from rawgan.errors import UserError
+from rawgan.kernels import launch
+from rawgan.kernels.plan import Plan
+from rawgan.models.recipes import RECIPES
+from rawgan.parallel import Ranks, connect
+from rawgan.planned import PlannedStep
+from rawgan.random import Random
+
+DCGAN, BATCH, STEPS = RECIPES["dcgan"], 4, 2
+MPIRUN = Path(sys.executable).with_name("mpirun")
+
+
+def build(ranks: Ranks, dtype=np.float32, synchronised: bool = False):
+    gan = DCGAN.build(Random(3), 16, 1, 4, CPU, dtype)
+    gan.join(ranks, synchronised)
+    return gan
+
+
+def planned(ranks: Ranks):
+    gan = build(ranks)
+    images = np.random.default_rng(7).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
+    step = PlannedStep(gan, DCGAN, images, BATCH, batches=4)
+    step.feed(np.random.default_rng(ranks.rank).integers(0, 40, (4, BATCH)))
+    return gan, step
+
+
+def parameters(gan) -> np.ndarray:
+    return np.concatenate([o.parameters.flat for o in (gan.generator_optimizer, gan.discriminator_optimizer)])
+
+
+def main(folder: Path) -> None:
+    """The step as a plan, and GAN.train_step on the same z and images: in float32 and float64."""
+    with connect("mpi") as ranks:
+        gan, step = planned(ranks)
+        plain, exact = build(ranks), build(ranks, np.float64)
+        for _ in range(STEPS):
+            step.run()
+            z, real = (float64(a) for a in (step.z, step.x[:BATCH]))
+            exact.train_step(real, z)
+            plain.train_step(real.astype(np.float32), z.astype(np.float32))
+        found = {"planned": parameters(gan), "plain": parameters(plain), "exact": parameters(exact), "z": z}
+        np.savez(folder / f"{ranks.rank}.npz", **found)
+
+
+@pytest.mark.skipif(not MPIRUN.exists(), reason="MPI has no wheel for this system")
+def test_two_planned_processes_train_as_two_do(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
+    command = [MPIRUN, "-n", "2", sys.executable, __file__, tmp_path]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
+    assert not np.array_equal(first["z"], second["z"]), "each draws for itself"
+    for name in ("planned", "plain", "exact"):
+        assert first[name].tobytes() == second[name].tobytes()
+    far = {name: np.abs(first[name] - first["exact"]).max() for name in ("planned", "plain")}
+    assert far["planned"] <= 4 * far["plain"] + 1e-9
+
+
+def twice(calls: list | None = None) -> Ranks:
+    """Two ranks, of which there is one; `calls` notes what is averaged."""
+    ranks = Ranks()
+    ranks.size = 2
+
+    def mean_(a):
+        if calls is not None:
+            calls.append(a.size)
+        return a
+
+    ranks.mean_ = mean_
+    return ranks
+
+
+def test_the_mean_stands_between_gradient_and_optimizer():
+    """In the plan of both players, on memory of the arena; and run in its place, whoever runs the plan."""
+    calls = []
+    gan, step = planned(twice(calls))
+    names = [entry.name for entry in step.plan.launches]
+    at = [i for i, name in enumerate(names) if name == "mean_"]
+    assert len(at) == 2 and calls == []  # planning starts nothing
+    for i in at:
+        before, mean, after = step.plan.launches[i - 1 : i + 2]
+        assert (before.name, after.name) == ("add_slices_kernel", "adam_kernel")
+        for neighbour in (before, after):
+            assert mean.arrays[0].ctypes.data in [a.ctypes.data for a in neighbour.arrays]
+    for i in at:
+        step.plan.launches[i]()
+    assert calls == [o.parameters.flat.size for o in (gan.discriminator_optimizer, gan.generator_optimizer)]
+
+
+def test_a_call_is_recorded_and_moved():
+    """Outside a recording it is made at once, in a dry one only written down; on the arena its arrays are the plan's."""
+    a, seen = np.zeros(3, np.float32), []
+    launch.call(seen.append, a)
+    with launch.record(dry=True) as recording:
+        b = launch.empty(a, (3,), "float32")
+        launch.call(seen.append, b)
+    assert len(seen) == 1 and len(recording) == 1
+    plan = Plan(recording)
+    plan.run()
+    assert len(seen) == 2 and seen[1].ctypes.data == plan.array(b).ctypes.data != b.ctypes.data
+    assert plan.counts() == {"append": 1}
+
+
+def test_synchronised_statistics_are_refused():
+    gan = build(twice(), synchronised=True)
+    with pytest.raises(UserError, match="does not synchronise BatchNorm between processes"):
+        PlannedStep(gan, DCGAN, np.zeros((1, 16, 16, 1), np.uint8), BATCH)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
