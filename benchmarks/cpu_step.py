@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.facts import ROOT, facts
+
 BATCH = 64
 LIBRARIES = ("rawgan", "torch")
 # by which a library is held to instructions older than the processor's: not passed on, each chooses for itself
@@ -242,14 +243,22 @@ def torch_atienza(case: Case):
 
 
 def work(library: str, name: str) -> None:
-    """A worker: says its number of parameters when ready, then for each line n runs n steps and says the seconds of one."""
+    """A worker: says its number of parameters and its BLAS when ready, then for each line n runs n steps and says the seconds of one."""
     step, parameters = (rawgan_step if library == "rawgan" else torch_step)(CASES[name])
-    print(parameters, flush=True)
+    print(json.dumps({"parameters": parameters, "blas": numpy_blas() if library == "rawgan" else None}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         for _ in range(int(line)):
             step()
         print((time.perf_counter() - start) / int(line), flush=True)
+
+
+def numpy_blas() -> str:
+    """NumPy's library of matrix products, and for which processor it was made."""
+    from threadpoolctl import threadpool_info
+
+    found = next(one for one in threadpool_info() if one["user_api"] == "blas")
+    return f"{found['internal_api']} {found['version']} ({found.get('architecture', 'one for all processors')})"
 
 
 class Worker:
@@ -260,7 +269,7 @@ class Worker:
         threads = {key: str(len(cores)) for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {key: value for key, value in os.environ.items() if key not in HELD} | threads
         self.process = subprocess.Popen([*command, "--cores", *map(str, cores)], cwd=ROOT, env=env, text=True, stdin=-1, stdout=-1)
-        self.parameters = int(self.answer())
+        self.about = json.loads(self.answer())
 
     def answer(self) -> str:
         line = self.process.stdout.readline()
@@ -285,8 +294,9 @@ def measure(name: str, cores: list[int], rounds: int, steps: int, warm_up: int) 
     """The figures of one case."""
     times = {library: [] for library in LIBRARIES}
     with Worker("rawgan", name, cores) as ours, Worker("torch", name, cores) as theirs:
-        if ours.parameters != theirs.parameters:
-            sys.exit(f"{name}: {ours.parameters:,} parameters against PyTorch's {theirs.parameters:,}: not the same networks")
+        mine, yours = (worker.about["parameters"] for worker in (ours, theirs))
+        if mine != yours:
+            sys.exit(f"{name}: {mine:,} parameters against PyTorch's {yours:,}: not the same networks")
         workers = list(zip(LIBRARIES, (ours, theirs)))
         for _, worker in workers:
             worker.seconds(warm_up)
@@ -296,7 +306,8 @@ def measure(name: str, cores: list[int], rounds: int, steps: int, warm_up: int) 
     ratios = [a / b for a, b in zip(*times.values())]
     return {
         "case": name,
-        "parameters": ours.parameters,
+        "parameters": mine,
+        "blas": ours.about["blas"],
         **{f"{library}_ms": round(1e3 * median(seconds), 2) for library, seconds in times.items()},
         "ratio": round(median(ratios), 3),
         "ratio_min": round(min(ratios), 3),
@@ -308,29 +319,10 @@ def measure(name: str, cores: list[int], rounds: int, steps: int, warm_up: int) 
 
 def machine(cores: list[int]) -> dict:
     """What the figures belong to."""
-    from importlib.metadata import version
-
-    import numpy as np
-
-    import rawgan
-
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    git = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return {
-        "device": "cpu",
-        "cpu": next((line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")), platform.processor()),
-        "cores": os.cpu_count(),
-        "threads": len(cores),
-        "versions": {
-            "rawgan": rawgan.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": version("torch"),
-        },
-        "commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None,
-        "batch": BATCH,
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    cpu = next((line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")), platform.processor())
+    load = round(os.getloadavg()[0], 2)
+    return facts({"name": cpu, "cores": os.cpu_count(), "threads": len(cores)}) | {"batch": BATCH, "load_before": load}
 
 
 def main() -> None:
@@ -360,7 +352,7 @@ def main() -> None:
 
     cores = available[: args.threads]
     result = machine(cores) | {"rounds": 1 if args.dry_run else args.rounds, "cases": []}
-    print(f"{result['cpu']}, {len(cores)} threads, commit {result['commit']}")
+    print(f"{result['device']['name']}, {len(cores)} threads, commit {result['commit']}")
     if result["load_before"] > 0.5:
         print(f"warning: other programs keep {result['load_before']} cores busy, the figures are not to be kept", file=sys.stderr)
     print(f"{'case':<22}{'rawgan':>12}{'PyTorch':>12}{'ratio':>8}  {'min-max':<14}{'target':>6}")

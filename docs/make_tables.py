@@ -1,4 +1,4 @@
-"""Writes the tables of measurements into docs/precision.md and docs/steps.md: python -m docs.make_tables
+"""Writes the tables of measurements into docs/precision.md, docs/results.md and docs/steps.md: python -m docs.make_tables
 
 Each stands between two lines, `<!-- table: NAME -->` and `<!-- end of table -->`, and is made of the files in benchmarks/results/.
 What no file holds is "not measured". The picture docs/samples/steps_<device>.png is drawn where a device was measured.
@@ -13,7 +13,7 @@ from benchmarks import precision, step_profile, step_report
 from benchmarks.facts import RESULTS, load, slug
 
 DOCS = Path(__file__).parent
-PAGES = ("precision.md", "steps.md")
+PAGES = ("precision.md", "results.md", "steps.md")
 
 
 def precision_tables(folder: Path) -> str:
@@ -50,7 +50,25 @@ def steps_tables(folder: Path) -> str:
     return "\n\n".join(part.strip() for part in parts)
 
 
-TABLES = {"precision": precision_tables, "steps": steps_tables}
+def cpu_table(folder: Path) -> str:
+    """Training steps beside PyTorch's on a CPU."""
+    result = json.loads((folder / "cpu_step.json").read_text())
+    device, versions = result["device"], result["versions"]
+    where = f"{device['name']}, {device['threads']} threads each; NumPy {versions['numpy']} with {result['cases'][0]['blas']}"
+    lines = [
+        f"{where}, PyTorch {versions['torch']}; commit {result['commit']}, {result['date']}. Medians of {result['rounds']} rounds.",
+        "",
+        "| step | rawgan | PyTorch | ratio | min to max | wanted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["cases"]:
+        times = f"{row['rawgan_ms']:.3g} ms | {row['torch_ms']:.3g} ms | {row['ratio']:.2f}"
+        wanted = "" if row["target"] is None else f"at most {row['target']}"
+        lines.append(f"| {row['case']} | {times} | {row['ratio_min']:.2f} to {row['ratio_max']:.2f} | {wanted} |")
+    return "\n".join(lines)
+
+
+TABLES = {"precision": precision_tables, "cpu": cpu_table, "steps": steps_tables}
 
 
 def filled(text: str, folder: Path = RESULTS) -> str:

@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from rawgan.errors import UserError
 
-CACHE = 13 * 2**19  # bytes of scratch memory that one core keeps close to a matrix product
+CACHE = 5 * 2**20  # bytes of scratch memory that one core keeps close to a matrix product
 PART = 2**20  # bytes of an array that elementwise works on at a time
 SPREAD = 2**20  # bytes of an array from which a single pass over it is shared out over the cores
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
