@@ -243,7 +243,8 @@ def torch_atienza(case: Case):
 
 
 def work(library: str, name: str) -> None:
-    """A worker: says its number of parameters and its BLAS when ready, then for each line n runs n steps and says the seconds of one."""
+    """A worker: says its number of parameters and its BLAS when ready, then for each line n runs n steps, and says the seconds of
+    one."""
     step, parameters = (rawgan_step if library == "rawgan" else torch_step)(CASES[name])
     print(json.dumps({"parameters": parameters, "blas": numpy_blas() if library == "rawgan" else None}), flush=True)
     for line in sys.stdin:

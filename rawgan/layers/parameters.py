@@ -39,13 +39,13 @@ class Parameters:
 
     def gather(self, *passes: Grads) -> Array:
         """The gradients of several backward passes, added up, as one flat vector; a parameter that a pass lacks counts as 0."""
-        total = array_module(self.flat).empty_like(self.flat)
-        for name, view in self.views(total).items():
-            first, *more = [grads[name] for grads in passes if name in grads] or [0]
-            view[...] = first
+        xp, parts = array_module(self.flat), []
+        for name, shape in self.shapes.items():
+            first, *more = [grads[name] for grads in passes if name in grads] or [xp.zeros(shape, self.flat.dtype)]
             for g in more:
-                view += g
-        return total
+                first = first + g
+            parts.append(first.ravel())
+        return xp.concatenate(parts) if parts else xp.empty_like(self.flat)
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Sets parameters and running statistics from host arrays by name.
