@@ -255,6 +255,15 @@ class Launch:
     def __call__(self) -> None:
         self._start()
 
+    def load(self) -> None:
+        """Compiles the kernel, or finds it on disk, and loads it, without starting it."""
+        self._start  # noqa: B018
+
+    def compile(self):
+        """What Triton compiles for it, inside `compile_only`, where arrays are aligned as its own are; nothing is loaded."""
+        given = _given(self.arguments, lambda a: Pointer(address(a) % 16, DTYPES[a.dtype]))
+        return self.kernel.warmup(*given, grid=self.grid, **self.constants)
+
     @property
     def name(self) -> str:
         return self.kernel.__name__

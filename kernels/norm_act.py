@@ -9,6 +9,8 @@ So a layer's BatchNorm costs one launch each way, and of the forward pass only y
 again, which is cheaper than loading them. stats and means are those of moments.py: one row for each group of samples.
 """
 
+from math import prod
+
 import triton
 import triton.language as tl
 
@@ -49,8 +51,10 @@ def norm_dx_kernel(
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = below(offs, SIZE, BLOCK)
     at = offs // GROUP * K + offs % K
-    zhat = (load(z_ptr, offs, mask) - load(stats_ptr, at, mask)) * load(stats_ptr + 2 * GROUPS * K, at, mask)
-    dz = load(dz_ptr, offs, mask) - load(means_ptr, at, mask) - zhat * load(means_ptr + GROUPS * K, at, mask)
+    dz = load(dz_ptr, offs, mask)
+    if means_ptr is not None:
+        zhat = (load(z_ptr, offs, mask) - load(stats_ptr, at, mask)) * load(stats_ptr + 2 * GROUPS * K, at, mask)
+        dz = dz - load(means_ptr, at, mask) - zhat * load(means_ptr + GROUPS * K, at, mask)
     dx = load(stats_ptr + 3 * GROUPS * K, at, mask) * dz
     tl.store(dx_ptr + offs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
@@ -70,13 +74,20 @@ def norm_act(z: Array, stats: Array, act: str | None = "relu", slope: float = 0.
     return y
 
 
-def norm_dx(dz: Array, z: Array, stats: Array, means: Array) -> Array:
-    """dx = scale (dz - means[0] - zhat means[1]), zhat = (z - mean) rstd: dz and z (N, ..., K), means (2, groups, K)."""
-    launch.fit((dz.shape, z.shape), (means.shape, (2, *stats.shape[1:])))
+def norm_dx(dz: Array, z: Array, stats: Array, means: Array | None) -> Array:
+    """dx = scale (dz - means[0] - zhat means[1]), zhat = (z - mean) rstd: dz and z (N, ..., K), means (2, groups, K).
+
+    Without means dx = scale dz: the statistics are the running ones, which do not depend on z.
+    """
+    launch.fit((dz.shape, z.shape), ((2, *stats.shape[1:]), (2, *stats.shape[1:]) if means is None else means.shape))
     dx = launch.empty(z, z.shape)
     grid = (launch.cdiv(z.size, CONFIG["BLOCK"]),)
     launch.run(norm_dx_kernel, grid, dz, z, stats, means, dx, **_sizes(z, stats), **CONFIG)
     return dx
+
+
+def running_dx(dz, z, stats):
+    return norm_dx(dz, z, stats, None)
 
 
 # Specs: a product with its BatchNorm and activation, forward and backward, for a critic (down) and for a generator (up)
@@ -208,5 +219,16 @@ SPECS = (
         _backward_reference(lambda dy, w, size, stride, pad: ops.conv2d(dy, w, None, stride, pad)),
         up=True,
         backward=True,
+    ),
+    Spec(
+        name="running_dx",
+        wrapper=running_dx,
+        reference=lambda dz, z, stats: (dz.reshape(stats.shape[1], -1, z.shape[-1]) * stats[3][:, None]).reshape(z.shape),
+        make=lambda array, shape: ((array(*shape), array(*shape), _stats(array, 1, shape[-1])), {}),
+        cases=({"shape": (6, 5, 5, 7)}, {"shape": (2, 1300)}),
+        benchmarks=({"shape": (128, 14, 14, 128)},),
+        traffic=lambda itemsize, shape: 2 * itemsize * prod(shape),
+        flops=lambda shape: prod(shape),
+        compiles=(("bfloat16", {"shape": (128, 14, 14, 128)}, {}),),
     ),
 )

@@ -95,13 +95,34 @@ class Plan:
         """How often each kernel is launched."""
         return Counter(launch.name for launch in self.launches)
 
-    def capture(self):
-        """The launches as one CUDA graph, captured on a stream of its own; graph.launch(stream) runs it. CuPy arrays only."""
-        cupy = array_module(self._arena)
+    def capture(self, steps: int = 1) -> "Graph":
+        """The launches as one CUDA graph that does `steps` runs, on CuPy arrays. Nothing is run: what the arrays hold stays.
+
+        The stream is one of its own: CuPy's is the default one, which cannot be captured, and work on that would break the capture
+        of a stream that waits for it. The mode is CuPy's, relaxed: other threads may allocate and copy meanwhile.
+        """
+        for launch in self.launches:
+            launch.load()  # to compile or load during a capture may fail
+        cupy = array_module(*self.launches[0].arrays)
         stream = cupy.cuda.Stream(non_blocking=True)
-        self.run()  # what is compiled or loaded on first use is, before the capture
-        cupy.cuda.get_current_stream().synchronize()
-        with stream:
+        with stream:  # launches go to the current stream
             stream.begin_capture()
-            self.run()
-            return stream.end_capture()
+            try:
+                for _ in range(steps):
+                    self.run()
+            finally:
+                graph = stream.end_capture()  # after an error, too: else the stream would go on capturing
+        graph.upload(stream)
+        stream.synchronize()
+        return Graph(graph, self, steps)
+
+
+class Graph:
+    """Runs of a plan as a CUDA graph, and the plan: the graph holds addresses alone, and does not keep its arrays alive."""
+
+    def __init__(self, graph, plan: Plan, steps: int):
+        self.graph, self.plan, self.steps = graph, plan, steps
+
+    def launch(self, stream=None) -> None:
+        """Does all its runs, on a stream of CuPy; on the current one without."""
+        self.graph.launch(stream)

@@ -130,6 +130,17 @@ def step_inputs_kernel(
 
 
 @triton.jit
+def dropout_kernel(
+    x_ptr, state_ptr, FIRST: tl.constexpr, SIZE: tl.constexpr, P: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    word, _, _, _ = words(state_ptr, FIRST + offs, STREAM)
+    x = tl.load(x_ptr + offs, mask=offs < SIZE, other=0.0).to(tl.float32)
+    x = tl.where(uniform_of(word, 0.0, 1.0) < P, 0.0, x * (1.0 / (1.0 - P)))
+    tl.store(x_ptr + offs, x.to(x_ptr.dtype.element_ty), mask=offs < SIZE)
+
+
+@triton.jit
 def gather_kernel(data_ptr, index_ptr, out_ptr, SIZE: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
@@ -149,6 +160,16 @@ def uniform(out: Array, state: Array, ends: tuple[float, float] = (0.0, 1.0), st
     """Fills `out` with uniform variables between the two ends; state and stream as for normal."""
     constants = {"LOW": float(ends[0]), "HIGH": float(ends[1]), "SIZE": out.size, "STREAM": stream}
     launch.run(uniform_kernel, _grid(out), out, state, **constants, **CONFIG)
+
+
+def dropout(x: Array, state: Array, p: float, stream: int = 0, first: int = 0) -> Array:
+    """x m, in its place: each number 0 with probability p, the others by 1 / (1 - p); state and stream as for normal.
+
+    The number of x at i has the mask at first + i of the stream, which is kept nowhere: a gradient is masked by the same call.
+    """
+    constants = {"FIRST": first, "SIZE": x.size, "P": p, "STREAM": stream}
+    launch.run(dropout_kernel, (launch.cdiv(x.size, CONFIG["BLOCK"]),), x, state, **constants, **CONFIG)
+    return x
 
 
 def _grid(out: Array) -> tuple[int]:
@@ -221,6 +242,12 @@ def _uniform_reference(out, state, ends, stream):
     out[...] = (ends[0] + (ends[1] - ends[0]) * u).reshape(-1)[: out.size].reshape(out.shape)
 
 
+def _dropout_reference(x, state, p, stream, first):
+    u = first_words_reference(first + x.size, state, stream)[first:].reshape(x.shape)
+    x[...] = np.where(u < p, 0, x / (1 - p))
+    return x
+
+
 def _gather_reference(data, index, out):
     out[...] = data[index.astype(np.int64)] * (2 / 255) - 1
 
@@ -272,6 +299,21 @@ def _spec(wrapper, reference, flops, **options) -> Spec:
 SPECS = (
     _spec(normal, _normal_reference, 40),
     _spec(uniform, _uniform_reference, 24, ends=(-1.0, 3.0)),
+    Spec(
+        name="dropout",
+        wrapper=dropout,
+        reference=_dropout_reference,
+        make=_make,
+        cases=(
+            {"shape": (13, 103), "step": 3, "stream": 2, "p": 0.5, "first": 0},
+            {"shape": (2, 3, 5), "step": 2**33 + 1, "stream": 3, "p": 0.3, "first": 1000},
+        ),
+        benchmarks=({"shape": (128, 7, 7, 256), "step": 1, "stream": 2, "p": 0.3, "first": 0},),
+        traffic=lambda itemsize, shape, **_: 2 * itemsize * prod(shape),
+        flops=lambda shape, **_: 24 * prod(shape),
+        compiles=(("bfloat16", {"shape": (128, 7, 7, 256), "step": 1, "stream": 2, "p": 0.3, "first": 0}, {}),),
+        writes=(0,),
+    ),
     Spec(
         name="gather",
         wrapper=gather,

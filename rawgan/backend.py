@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, wraps
@@ -22,8 +22,7 @@ from rawgan.errors import UserError
 
 CACHE = 13 * 2**19  # bytes of scratch memory that one core keeps close to a matrix product
 PART = 2**20  # bytes of an array that elementwise works on at a time
-SPREAD = 2**21  # bytes of an array from which a single pass over it is shared out over the cores
-POOL = "rawgan-part"  # what the names of the threads begin with
+SPREAD = 2**20  # bytes of an array from which a single pass over it is shared out over the cores
 Array = np.ndarray  # or cupy.ndarray: the annotation is for the reader
 
 
@@ -147,16 +146,29 @@ blas = Blas()
 
 @cache
 def _threads() -> tuple[ThreadPoolExecutor, int]:
-    """Python threads, one per core, and how many."""
+    """Threads for all cores but that of the thread that asks, and how many cores there are."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, POOL), cores
+    return ThreadPoolExecutor(max(1, cores - 1), "rawgan-part"), cores
+
+
+_inside = threading.local()  # .part is set in a thread that computes a part
+
+
+def _each(work: Callable[[slice], Array], start: int, stop: int, step: int) -> list[Array]:
+    """A core's share of over_batch: its parts one after another."""
+    _inside.part = True
+    try:
+        return [work(slice(n, min(n + step, stop))) for n in range(start, stop, step)]
+    finally:
+        del _inside.part
 
 
 def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
     """[work(slice), ...] for consecutive parts of a batch of N: on the CPU spread over the cores, on the GPU one part.
 
-    Each part runs in a thread of its own: the copies are shared out, too, and nobody waits inside a matrix product. With
-    sample_bytes, the scratch memory that one sample needs, parts are cut until theirs fits a cache.
+    Each core has a share of the batch and a thread, this one too: the copies are shared out, and nobody waits inside a matrix
+    product. With sample_bytes, the scratch memory that one sample needs, shares are cut in parts of one size until theirs fits a
+    cache; a small last part would multiply at half the speed.
     The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. work() must not call
     over_batch itself: the threads would wait for each other.
     """
@@ -166,8 +178,13 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
     pool, cores = _threads()
     share = max(1, -(-N // cores))
     rounds = -(-share // max(1, CACHE // max(sample_bytes, 1)))
-    step = -(-share // rounds)  # rounds of one size: a small last one would multiply at half the speed
-    return list(pool.map(work, [slice(n, min(n + step, N)) for n in range(0, N, step)]))
+    step = -(-share // rounds)
+    others = [pool.submit(_each, work, n, min(n + share, N), step) for n in range(share, N, share)]
+    try:
+        first = _each(work, 0, min(share, N), step)
+    finally:
+        wait(others)
+    return first + [part for other in others for part in other.result()]
 
 
 def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
@@ -175,7 +192,7 @@ def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> l
 
     One part, too, inside a part of another pass: the threads would wait for each other.
     """
-    if array_module(x) is np and x.nbytes > SPREAD and not threading.current_thread().name.startswith(POOL):
+    if array_module(x) is np and x.nbytes > SPREAD and not hasattr(_inside, "part"):
         return over_batch(np, len(x), work, sample_bytes)
     return [work(slice(0, len(x)))]
 

@@ -50,7 +50,7 @@ class TestHelp:
         """Each has a sentence on what it does, a sentence for each option, and where it takes arguments an example."""
         said = rawgan(name, "--help").stdout
         assert COMMANDS[name].command.__doc__.split("\n")[0] in re.sub(r"\s+", " ", said)
-        assert f"rawgan {name} " in said or name == "info"
+        assert f"rawgan {name} " in said
         for row in re.findall(r"│ (?:\*  )?(--[\w-]+.*?)│", said):
             assert re.search(r"[a-z]{3,} [a-z(]|Show", row.split("<")[-1]), f"no help for {row}"
 
@@ -77,6 +77,14 @@ class TestInfo:
         for name in RECIPES:
             assert re.search(rf"^{name} +[\d,]+ +[\d,]+ ", said, re.MULTILINE)
         assert "3,576,704" in said and "2,765,568" in said  # the DCGAN of pytorch/examples
+
+    def test_of_a_plan(self):
+        """Refused unless it is of a recipe or a run; one that has no plan is told so."""
+        refused(("info", "nowhere"), "nowhere is no recipe and no run folder", "dcgan")
+        refused(("info", "--batch", 3), "rawgan info RECIPE --batch 3")
+        refused(("info", "dcgan", "--precision", "fp8"), "choose fp32, tf32, bf16")
+        refused(("info", "dcgan", "--size", 33), "size 33 cannot be reached")
+        assert re.search(r"^plan +none: .*the planned step does not know", rawgan("info", "acgan").stdout, re.MULTILINE)
 
 
 class TestReadme:

@@ -75,6 +75,21 @@ def test_flipped_pictures_are_mirrored_left_to_right():
     assert_same(plain.z(), flipped.z())  # it draws from a stream of its own
 
 
+@pytest.mark.parametrize("recipe", ["dcgan", "cgan"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_numbers_are_those_of_the_same_pictures(recipe, flip):
+    """What a planned step gathers by number is what any other step is fed, over epochs."""
+    plain, numbered = feed(recipe, flip=flip), feed(recipe, flip=flip)
+    images, labels = numbered.pictures()
+    assert len(images) == 50 * (1 + flip) and (labels is None) == (recipe == "dcgan")
+    for _ in range(20):
+        want, index = plain.real(), numbered.number()
+        x, want_labels = want if recipe == "cgan" else (want, None)
+        assert_same(to_float(images[index]), x)
+        assert want_labels is None or (labels[index] == want_labels).all()
+    assert numbered.state() == plain.state()
+
+
 def test_flipping_leaves_the_pictures_as_they_are():
     data = pictures()
     before = data.images.copy()

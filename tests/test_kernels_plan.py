@@ -4,11 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace as Names
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawgan.kernels.plan import ALIGNMENT, least, pack
+from rawgan import backend
+from rawgan.backend import choose_device
+from rawgan.kernels import kernels, launch
+from rawgan.kernels.plan import ALIGNMENT, Plan, least, pack
 
 HERE = Path(__file__).parent
 BUFFERS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 6)), max_size=30)
@@ -72,3 +78,92 @@ def test_plan():
     same, sizes = done.stdout.splitlines()
     assert same == "True True True"
     assert sizes == "6 {'matmul_kernel': 5, 'act_kernel': 1} True True"
+
+
+class FakeStream:
+    """A stream that writes down what is done to it, and which stream is current."""
+
+    current, said = "default", []
+
+    def __init__(self, non_blocking):
+        assert non_blocking
+
+    def __enter__(self):
+        FakeStream.current = "own"
+
+    def __exit__(self, *_):
+        FakeStream.current = "default"
+
+    def begin_capture(self, mode=None):
+        assert mode is None  # CuPy's default is the relaxed one
+        self.said.append("begin")
+
+    def end_capture(self):
+        self.said.append("end")
+        return Names(upload=lambda stream: self.said.append("upload"), launch=lambda stream: self.said.append(f"graph on {stream}"))
+
+    def synchronize(self):
+        self.said.append("synchronize")
+
+
+class FakeArray:
+    __module__ = "cupy"
+
+
+class FakeLaunch:
+    arrays = (FakeArray(),)
+
+    def __init__(self, name, fails=False):
+        self.name, self.fails = name, fails
+
+    def load(self):
+        FakeStream.said.append(f"load {self.name}")
+
+    def __call__(self):
+        FakeStream.said.append(f"{self.name} on {FakeStream.current}")
+        if self.fails:
+            raise RuntimeError("no such kernel")
+
+
+def planned(monkeypatch, *launches):
+    monkeypatch.setattr(backend, "_cupy", lambda: (Names(cuda=Names(Stream=FakeStream)), ""))
+    monkeypatch.setattr(FakeStream, "said", [])
+    plan = Plan(launch.Recording(dry=True))
+    plan.launches = [*launches]
+    return plan
+
+
+def test_capture_runs_nothing(monkeypatch):
+    """All is loaded before; what is launched goes to the stream that is captured, twice for two steps; nothing runs."""
+    graph = planned(monkeypatch, FakeLaunch("a"), FakeLaunch("b")).capture(steps=2)
+    runs = ["a on own", "b on own"] * 2
+    assert FakeStream.said == ["load a", "load b", "begin", *runs, "end", "upload", "synchronize"]
+    graph.launch()
+    assert FakeStream.said[-1] == "graph on None" and graph.steps == 2 and len(graph.plan.launches) == 2
+
+
+def test_a_launch_that_fails_ends_the_capture(monkeypatch):
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        planned(monkeypatch, FakeLaunch("a", fails=True)).capture()
+    assert FakeStream.said == ["load a", "begin", "a on own", "end"] and FakeStream.current == "default"
+
+
+@pytest.mark.gpu
+def test_graph_on_a_gpu():
+    """Captured, nothing has changed; a graph of three steps then does what three runs do, to the bit."""
+    xp = choose_device("gpu").xp
+    w, x = (xp.asarray(np.random.default_rng(0).normal(size=(64, 64)).astype("float32")) for _ in range(2))
+    m, v, t, lr = xp.zeros_like(w), xp.zeros_like(w), xp.ones(1, "int32"), xp.full(1, 0.1, "float32")
+    with launch.record(dry=True) as recording:
+        kernels.adam(w, kernels.linear(x, w, None, act="tanh"), m, v, t, lr, (0.9, 0.99), 1e-8)
+    plan, moved = Plan(recording), [w, m, v]
+    before = [a.copy() for a in moved]
+    graph = plan.capture(steps=3)
+    assert all(bool((a == b).all()) for a, b in zip(moved, before))
+    for _ in range(3):
+        plan.run()
+    want = [a.copy() for a in moved]
+    for a, b in zip(moved, before):
+        a[...] = b
+    graph.launch()
+    assert all(bool((a == b).all()) for a, b in zip(moved, want))

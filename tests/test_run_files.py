@@ -210,7 +210,7 @@ def test_a_config_without_end(tmp_path):
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_option_is_checked(name, tmp_path):
     """Each comes back as it was, and none is believed unseen."""
-    options = Options("dcgan", "digits", 16, 1, 8, 100, 8, None, 0.9, 0.99, True, 5, "cpu", False, 10, 20, 3, True)
+    options = Options("dcgan", "digits", 16, 1, 8, 100, 8, None, 0.9, 0.99, True, 5, "cpu", False, True, "bf16", 10, 20, 3, True)
     config = to_config(options)
     assert from_config(config, tmp_path) == options
     key = "source" if name == "data" else name

@@ -138,6 +138,28 @@ class Script(Follower):
         return f"explained at {done}"
 
 
+class Stretches(Script):
+    """Takes up to seven steps at a time."""
+
+    def stretch(self, done, last):
+        self.taken.append(min(7, last - done))
+        return [self.step(done + i) for i in range(self.taken[-1])]
+
+
+def test_many_steps_at_a_time(tmp_path):
+    """Every step that has a line gets it, and none is taken before a picture or a checkpoint that is due."""
+    scripts = [Script(float), Stretches(float)]
+    for name, script in zip(("one", "many"), scripts):
+        script.taken, script.saved = [], []
+        script.save = script.saved.append
+        run, panels = RunFolder.new(tmp_path / name, {}, {"metrics": ("step", "loss")}), {"loss": {"loss": "loss"}}
+        assert follow(run, script, panels, steps=33, batch=1, sample_every=16, checkpoint_every=11) == 33
+    assert scripts[1].taken == [7, 4, 5, 6, 7, 3, 1]
+    assert scripts[1].saved == scripts[0].saved == [11, 22, 33] and scripts[1].drawn == scripts[0].drawn == [0, 16, 32, 33]
+    one, many = ((tmp_path / name / "metrics.csv").read_text() for name in ("one", "many"))
+    assert one == many and one.split() == ["step,loss", "10,9.0", "20,19.0", "30,29.0", "33,32.0"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_between_two_steps(number, tmp_path):
     def loss(done):

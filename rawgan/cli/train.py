@@ -37,6 +37,10 @@ def command(
     kernels: Annotated[
         bool, typer.Option("--kernels", help="compute with the Triton kernels, on a GPU; never in silence without")
     ] = False,
+    planned: Annotated[
+        bool, typer.Option("--planned", help="run the step as a plan of fused kernels: on a GPU in CUDA graphs of many steps")
+    ] = Options.planned,
+    precision: Annotated[str, typer.Option(help="of a planned step: fp32, tf32 or bf16")] = "fp32",
     sample_every: Annotated[int, typer.Option(min=1, help="steps between two sample grids")] = 250,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between two checkpoints")] = 500,
     keep: Annotated[int, typer.Option(min=1, help="how many checkpoints stay, the last ones")] = 2,

@@ -28,11 +28,13 @@ class Doctor:
         self.held: dict[str, int] = {}
 
     def listen(self, done: int, row: dict[str, float], norms: dict[str, float]) -> list[str]:
-        """Complaints after a line of metrics: `row` is that line, norms the gradient norm of each "player.parameter"."""
+        """Complaints after a line of metrics: `row` is that line, norms the gradient norm of each "player.parameter", if known."""
         sure = self.saturated(row)
         said = self.lasting("saturated", bool(sure), PATIENCE, f"step {done}: {sure}")
         for who in ("generator", "discriminator"):
             own = {name: norm for name, norm in norms.items() if name.startswith(f"{who}.")}
+            if not own:  # a planned step whose gradients are gone
+                continue
             total, lines = float(np.hypot.reduce(list(own.values()))), self.lines.setdefault(who, [])
             usual, first = (median(some) if len(lines) >= PATIENCE else 0 for some in (lines[-50:], lines[:PATIENCE]))
             explodes = total > HUGE or (total > max(EXPLODING * usual, LARGE) and usual > 0)
@@ -171,4 +173,6 @@ def checking_update(f: Callable, net: Sequential, who: str) -> Callable:
 
 def finite(a) -> bool:
     """Whether an array, if it is one with a fraction, has finite numbers alone."""
+    if a is not None and a.dtype == np.uint16:  # bfloat16
+        return bool(to_host(((a & 0x7F80) != 0x7F80).all()))
     return a is None or a.dtype.kind != "f" or bool(to_host(array_module(a).isfinite(a).all()))

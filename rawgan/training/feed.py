@@ -2,6 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from rawgan.backend import Device
 from rawgan.data import Batches, Images, to_float
 from rawgan.errors import UserError
@@ -32,12 +34,29 @@ class Feed:
         if recipe.classes and (data.labels is None or data.labels.max() >= recipe.classes):
             raise UserError(f"{recipe.name} needs labels from 0 to {recipe.classes - 1}, which {data.name} does not have")
 
+    def choose(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next batch as numbers of images, and which of them are mirrored."""
+        index = next(self.order)
+        return index, self.random.stream("flip").random(self.batch) < 0.5 if self.flip else np.zeros(self.batch, bool)
+
+    def number(self) -> np.ndarray:
+        """The next batch as numbers of `pictures`: the same images that `real` would give."""
+        index, mirrored = self.choose()
+        return index + len(self.data) * mirrored
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """All images uint8, with `flip` their mirror images behind them; and their labels where the recipe has classes."""
+        images, labels = self.data.images, self.data.labels if self.recipe.classes else None
+        if self.flip:
+            images = np.concatenate([images, images[:, :, ::-1]])
+            labels = None if labels is None else np.concatenate([labels, labels])
+        return images, labels
+
     def real(self) -> Samples:
         """The next batch, on the host, in the recipe's range of pixels."""
-        index = next(self.order)[self.part]
+        index, mirrored = (a[self.part] for a in self.choose())
         x = to_float(self.data.images[index])
         if self.flip:
-            mirrored = self.random.stream("flip").random(self.batch)[self.part] < 0.5
             x[mirrored] = x[mirrored, :, ::-1]
         if self.recipe.pixels == "unit":
             x = (x + 1) / 2

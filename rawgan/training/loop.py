@@ -83,6 +83,10 @@ class Follower:
         """Trains once and returns metrics, as arrays of no dimension."""
         raise NotImplementedError
 
+    def stretch(self, done: int, last: int) -> list[dict[str, Array]]:
+        """Trains at least once, and not beyond step `last`; returns the metrics of each step."""
+        return [self.step(done)]
+
     def draw(self, done: int) -> None:
         """Writes pictures."""
         raise NotImplementedError
@@ -143,18 +147,19 @@ def follow(
     try:
         with stop_requested() as stop, progress_bar(steps, first) as bar, np.errstate(over="ignore", invalid="ignore"):
             while done < steps and not follower.stopped(stop()):
-                metrics = follower.step(done)
-                done += 1
-                bar.update()
-                if done % LOG_EVERY == 0 or done == steps:
-                    row = follower.numbers(metrics)
-                    run.log("metrics", {"step": done} | row)
-                    speed = (done - first) * batch / (time.perf_counter() - start)
-                    bar.set_postfix_str(f"{follower.say(row)}, {speed:.0f} images/s", refresh=False)
-                    if not all(map(math.isfinite, row.values())):
-                        draw_curves(run, panels)
-                        raise not_finite(follower, done)
-                    follower.logged(done, row)
+                last = min(steps, *(done - done % every + every for every in (sample_every, checkpoint_every) if every))
+                for metrics in follower.stretch(done, last):
+                    done += 1
+                    bar.update()
+                    if done % LOG_EVERY == 0 or done == steps:
+                        row = follower.numbers(metrics)
+                        run.log("metrics", {"step": done} | row)
+                        speed = (done - first) * batch / (time.perf_counter() - start)
+                        bar.set_postfix_str(f"{follower.say(row)}, {speed:.0f} images/s", refresh=False)
+                        if not all(map(math.isfinite, row.values())):
+                            draw_curves(run, panels)
+                            raise not_finite(follower, done)
+                        follower.logged(done, row)
                 if done % sample_every == 0 and done < steps:
                     follower.draw(done)
                     drawn = done

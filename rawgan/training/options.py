@@ -15,6 +15,8 @@ from rawgan.parallel import FORMS
 
 BATCHNORM = ("local", "synchronised")
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,6 +36,8 @@ class Options:
     seed: int = 0
     device: str = "auto"
     kernels: bool = False
+    planned: bool = False  # the default of the command line too
+    precision: str = "fp32"
     sample_every: int = 250
     checkpoint_every: int = 500
     keep: int = 2
@@ -57,6 +61,12 @@ class Options:
             recipe = replace(recipe, objective=BCE(self.real_label, recipe.objective.minimax))
         if self.batchnorm not in BATCHNORM:
             raise UserError(f"--batchnorm {self.batchnorm} is not known; choose {' or '.join(BATCHNORM)}")
+        if self.planned and self.parallel != "none":
+            raise UserError("--planned trains in one process: leave --parallel out")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision!r} is not known; choose {', '.join(PRECISIONS)}")
+        if self.precision != "fp32" and not self.planned:
+            raise UserError(f"--precision {self.precision} goes with --planned: other steps compute in float32")
         return recipe
 
     def natural_size(self) -> int:
@@ -103,6 +113,8 @@ FIELDS = {  # what each option in a config.json must be
     "seed": whole(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
     "kernels": lambda value: type(value) is bool,
+    "planned": lambda value: type(value) is bool,
+    "precision": lambda value: value in PRECISIONS,
     "sample_every": whole(1, 10**15),
     "checkpoint_every": whole(1, 10**15),
     "keep": whole(1, 10**6),

@@ -13,8 +13,8 @@ class Partner(Follower):
     def __init__(self, session):
         self.session = session
 
-    def step(self, done):
-        return self.session.step()
+    def stretch(self, done, last):
+        return self.session.stretch(last)
 
     def stopped(self, asked):
         return any(self.session.ranks.exchange(asked))

@@ -27,6 +27,7 @@ from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, pro
 from rawgan.training.options import Options, from_config, read_config, to_config, whole
 from rawgan.training.partner import Partner
 from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
+from rawgan.training.replay import Replay
 from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config, write_whole
 
 
@@ -50,6 +51,7 @@ class Session:
         self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
         self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
         self.done, self.ahead, self.fingerprint = 0, None, fingerprint(images)
+        self.replay = self.plan() if options.planned else None
 
     @property
     def players(self) -> dict[str, Sequential]:
@@ -61,8 +63,30 @@ class Session:
         """The network that pictures are drawn with."""
         return self.average.net if self.average else self.gan.generator
 
+    def plan(self) -> Replay:
+        """The planned step, from where the session is; its random numbers follow from the seed and the step."""
+        seed = int(Random(self.options.seed).stream("plan").integers(2**63))
+        after = self.average.update if self.average else None
+        return Replay(self.gan, self.feed, seed, self.options.precision, self.done, after)
+
+    def stretch(self, last: int) -> list[dict[str, Array]]:
+        """Trains at least once, and not beyond step `last`; returns the metrics of each step."""
+        if self.replay is None:
+            return [self.step()]
+        said = self.replay.run(self.done, last)
+        self.done += len(said)
+        return said
+
+    def careful(self) -> None:
+        """One step of training, in which first_overflow sees every number."""
+        if self.replay is None:
+            self.step()
+        else:
+            self.replay.careful(self.done)
+            self.done += 1
+
     def step(self) -> dict[str, Array]:
-        """One step of training."""
+        """One step of training, without a plan."""
         if self.ahead is None:
             self.ahead = Ahead(self.feed, self.done)
         with use_kernels(self.device.kernels):
@@ -93,6 +117,7 @@ class Session:
         found = {"recipe": self.recipe.name, "classes": self.recipe.classes, "size": H, "channels": C}
         found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
         found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
+        found |= {"planned": self.options.planned, "precision": self.options.precision}
         return found | {"pictures": self.fingerprint}
 
     def agree(self) -> None:
@@ -144,9 +169,14 @@ class Session:
         for who, optimizer in self.optimizers.items():
             for name, slot in optimizer.slots.items():
                 slot[...] = self.device.asarray(arrays[f"{who}_optimizer.{name}"])
+        if self.replay:
+            self.replay = None  # or the data set would lie in device memory twice
+            self.replay = self.plan()
 
     def gradient_norms(self) -> dict[str, float]:
         """|d loss / d parameter| of the last step, by player and parameter."""
+        if self.replay:
+            return self.replay.gradient_norms()
         norms = {}
         for who, optimizer in self.optimizers.items():
             views = optimizer.parameters.views(self.gan.gradients[who])
@@ -168,7 +198,7 @@ def fingerprint(images: Images) -> list[int]:
 
 def open_session(options: Options, ranks: Ranks) -> Session:
     """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
-    device = choose_device(options.device, options.kernels)
+    device = choose_device(options.device, options.kernels or options.planned)
     if options.parallel != "none" and (options.parallel == "nccl") != (device.name == "gpu"):
         raise UserError(f"--parallel {options.parallel} does not train on a {device.name}: mpi is for --device cpu, nccl for gpu")
     more = "" if device.kernels else "; no Triton kernels in this path"
@@ -176,6 +206,8 @@ def open_session(options: Options, ranks: Ranks) -> Session:
     if options.parallel != "none":
         print(f"Ranks: {ranks.size}, by {ranks.name}; BatchNorm's statistics {options.batchnorm}.", flush=True)
     options.changed_recipe()  # what makes no sense is said before pictures are loaded
+    if options.precision != "fp32" and device.name == "cpu":
+        raise UserError(f"Triton's interpreter does not round as {options.precision} does: --precision needs a GPU")
     images = load(options.data, options.natural_size(), options.channels)
     _, H, _, C = images.images.shape
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")
@@ -186,6 +218,8 @@ def open_session(options: Options, ranks: Ranks) -> Session:
         print(f"warning: {warning.message}", file=sys.stderr)
     G, D = (parameter_count(net) for net in (session.gan.generator, session.gan.discriminator))
     print(f"Recipe: {session.recipe.name}, {session.recipe.source}. G has {G:,} parameters, D {D:,}.", flush=True)
+    if session.replay:
+        print(f"Plan: {options.precision}, {session.replay.about()}.", flush=True)
     return session
 
 
@@ -195,7 +229,8 @@ def tables(session: Session) -> tuple[dict[str, tuple[str, ...]], dict[str, int]
     found = {"metrics": columns(curves(session.recipe)), "gradients": ("step", *names)}
     every = {"metrics": LOG_EVERY, "gradients": LOG_EVERY, "penalty_norms": session.options.sample_every}
     every["samples"] = session.options.sample_every
-    return found | ({"penalty_norms": ("step", "norm")} if session.recipe.penalty else {}), every
+    norms = session.recipe.penalty and not session.replay  # a plan keeps their mean alone
+    return found | ({"penalty_norms": ("step", "norm")} if norms else {}), every
 
 
 def start(options: Options, out: Path | None = None) -> tuple[int, int]:
@@ -252,7 +287,7 @@ def where(session: Session) -> dict:
 
 def go_on(session: Session, run: RunFolder | Nowhere, board: type[Board] | None) -> int:
     """Trains to the last step of the options, from wherever the session is; returns the steps done."""
-    options = session.options
+    options, first = session.options, session.done
     session.agree()
     if session.ranks.rank == 0:
         trainer = Trainer(session, run, board(run.path, session.done) if board else None)
@@ -260,7 +295,7 @@ def go_on(session: Session, run: RunFolder | Nowhere, board: type[Board] | None)
         trainer = Partner(session)
     try:
         done = follow(
-            run, trainer, curves(session.recipe), first=session.done, steps=options.steps, batch=session.feed.batch,
+            run, trainer, curves(session.recipe), first=first, steps=options.steps, batch=session.feed.batch,
             sample_every=options.sample_every, checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
     finally:
@@ -268,18 +303,23 @@ def go_on(session: Session, run: RunFolder | Nowhere, board: type[Board] | None)
         if trainer.board:
             trainer.board.close()
     if session.device.kernels:
-        print(f"Triton kernels launched: {launches()}.")
+        print(f"Triton kernels launched: {launches(session.replay, done - first)}.")
     print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
     if done < options.steps:
         print(f"To go on with it: rawgan train --resume {run.path}")
     return done
 
 
-def launches() -> str:
-    """How often each Triton kernel was started, the most frequent first."""
-    from rawgan.kernels.launch import launched
+def launches(replay: Replay | None, steps: int) -> str:
+    """How often each Triton kernel was started, the most frequent first; and in how many starts from here, if it is a plan."""
+    if replay:
+        counts = [(name, steps * count) for name, count in replay.step.plan.counts().most_common()]
+    else:
+        from rawgan.kernels.launch import launched
 
-    return ", ".join(f"{name} {count}" for name, count in launched.most_common()) or "none"
+        counts = launched.most_common()
+    starts = f"; {steps} steps in {replay.starts} starts of the plan" if replay else ""
+    return (", ".join(f"{name} {count}" for name, count in counts) or "none") + starts
 
 
 class Trainer(Partner):
@@ -303,8 +343,9 @@ class Trainer(Partner):
         return progress(row)
 
     def logged(self, done, row):
-        norms = self.session.gradient_norms()
-        self.run.log("gradients", {"step": done} | norms)
+        norms = self.session.gradient_norms() if done == self.session.done else {}  # a graph has gone past the others
+        if norms:
+            self.run.log("gradients", {"step": done} | norms)
         if self.board:
             self.board.numbers(done, row, norms)
         self.hear(self.doctor.listen(done, row, norms))
@@ -341,6 +382,7 @@ class Trainer(Partner):
 def overflow(session: Session, run: Path, done: int) -> str:
     """Where, up to step `done`, the first number stopped being finite: going again through the steps since the last checkpoint."""
     session.close()
+    session.replay = None  # room for that of another session
     found = checkpoints(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -349,7 +391,7 @@ def overflow(session: Session, run: Path, done: int) -> str:
         again.restore(list(found.values())[-1])
     kept = f"the last good checkpoint is of step {again.done}" if found else "there was no checkpoint yet"
     try:
-        where = first_overflow(again.gan, again.step, again.done, done)
+        where = first_overflow(again.gan, again.careful, again.done, done)
     finally:
         again.close()
     return f"{where}; {kept}"
