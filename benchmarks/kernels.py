@@ -22,58 +22,33 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
+from benchmarks.facts import ROOT, cores, facts, reason, slug, write
 from benchmarks.kernel_rows import Call, Row, candidates, describe, multiplies, prepare, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
 from rawgan.kernels import specs
 
-ROOT = Path(__file__).parents[1]
 DRY = {"name": "no GPU (dry run)", "capability": 90}
 NOTHING = {"not_measured": "a dry run measures nothing"}
 Save = Callable[[], None]
 
 
-def library(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def output(*command: str) -> str | None:
-    """What a program of the system says, or None where it does not run."""
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def begin(rows: list[Row], device: dict, commit: str | None) -> dict:
     """The result before anything was measured."""
-    cupy = next((name for name in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if library(name)), "cupy")
     return {
-        "device": device | {"driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")},
-        "versions": {"python": sys.version.split()[0]} | {name: library(name) for name in ("triton", cupy, "numpy", "torch")},
-        "commit": commit or output("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
-        "date": time.strftime("%Y-%m-%d"),
+        **facts(device, commit),
         "ceilings": dict.fromkeys(("copy", "bfloat16", "tf32"), NOTHING),
         "rows": [describe(row) | dict.fromkeys(("ours", "reference", "torch"), NOTHING) for row in rows],
     }
 
 
-def reason(error: Exception) -> dict:
-    return {"not_measured": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"}
-
-
 def compile_rows(rows: list[Row], cells: list[dict], capability: int) -> None:
     """Compiles all rows on all cores, and notes what is launched; Triton keeps the results for the process that runs them."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(min(workers, len(rows)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(cores(), len(rows)), multiprocessing.get_context("spawn")) as pool:
         for n, (row, cell, future) in enumerate(zip(rows, cells, [pool.submit(prepare, row, capability) for row in rows])):
             try:
                 cell["compiled"] = future.result()
@@ -149,14 +124,6 @@ def progress(what: str, n: int, rows: list[Row], row: Row, cell) -> None:
     print(f"{what} {n + 1}/{len(rows)}  {row}: {said}", flush=True)
 
 
-def write(result: dict, path: Path) -> None:
-    """The JSON file; complete at every moment."""
-    report.derive(result)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(path)
-
-
 def draw(result: dict, path: Path) -> None:
     """The table and the plot beside the JSON file."""
     path.with_suffix(".md").write_text(report.table(result))
@@ -218,8 +185,12 @@ def main() -> int:
     cells = result["rows"]
     folder = Path(tempfile.mkdtemp(prefix="kernels-")) if args.dry_run else args.out
     folder.mkdir(parents=True, exist_ok=True)
-    slug = "_".join("".join(c if c.isalnum() else " " for c in result["device"]["name"].lower()).split())
-    path = folder / f"kernels_{slug}{f'_{args.candidates}_candidates' if args.candidates else ''}.json"
+    path = folder / f"kernels_{slug(result['device']['name'])}{f'_{args.candidates}_candidates' if args.candidates else ''}.json"
+
+    def save():
+        report.derive(result)
+        write(result, path)
+
     compile_rows(rows, cells, result["device"]["capability"])
     if args.candidates:  # what does not compile, a form that does not serve the shape, is none
         rows = [row for row, cell in zip(rows, cells) if isinstance(cell["compiled"], list)]
@@ -229,12 +200,12 @@ def main() -> int:
         print(json.dumps(result["ceilings"]), flush=True)
         deadline = start + 60 * args.minutes
         share = 1.0 if args.candidates else 0.7  # PyTorch has the rest
-        measure_rows(rows, cells, clock, start + share * (deadline - start), lambda: write(result, path))
+        measure_rows(rows, cells, clock, start + share * (deadline - start), save)
         if alive(clock):
             clock.release()
         if not args.candidates:
-            measure_torch(rows, cells, deadline - time.monotonic(), lambda: write(result, path))
-    write(result, path)
+            measure_torch(rows, cells, deadline - time.monotonic(), save)
+    save()
     draw(result, path)
     if args.candidates:
         print("\n".join(report.paste(cells)))

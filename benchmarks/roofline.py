@@ -17,13 +17,14 @@ The floor of a step is the sum over its kernels of the longer of two times, of i
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Linear, Sequential, leaves
-from rawgan.models.recipes import RECIPES
+from rawgan.models.recipes import RECIPES, Recipe
 from rawgan.random import Random
 
 PRECISIONS = {"float32": (4, "tf32", 3), "tf32": (4, "tf32", 1), "bfloat16": (2, "bfloat16", 1)}  # bytes, ceiling, products
@@ -150,14 +151,27 @@ STEPS = {
 def networks(name: str) -> tuple[Net, Net]:
     """G and D of one of STEPS."""
     recipe, size, channels, width, *_ = STEPS[name]
-    gan = RECIPES[recipe].build(Random(0), size, channels, width)
-    z = RECIPES[recipe].draw_z(np.random.default_rng(0), 1)
-    return trace(gan.generator, z), trace(gan.discriminator, np.zeros((1, size, size, channels), np.float32))
+    return traced(RECIPES[recipe], size, channels, width)
+
+
+def traced(recipe: Recipe, size: int, channels: int, width: int) -> tuple[Net, Net]:
+    """G and D of a recipe; where it has classes, labels go in with z and images."""
+    gan = recipe.build(Random(0), size, channels, width)
+    z, x = recipe.draw_z(np.random.default_rng(0), 1), np.zeros((1, size, size, channels), np.float32)
+    label = np.zeros(1, np.int64)
+    return trace(gan.generator, (z, label) if recipe.classes else z), trace(gan.discriminator, (x, label) if recipe.classes else x)
 
 
 def step(name: str) -> list[Kernel]:
     *_, N, make = STEPS[name]
     return make(*networks(name), N)
+
+
+def of_recipe(recipe: Recipe, size: int, channels: int, width: int, N: int) -> list[Kernel]:
+    """The step of a recipe in the order that it asks for."""
+    make = generator_first_step if recipe.first == "generator" else plain_step
+    make = make if recipe.penalty is None else partial(penalty_step, critic_steps=recipe.critic_steps(1000))
+    return make(*traced(recipe, size, channels, width), N)
 
 
 def floor_us(kernels: list[Kernel], precision: str, ceilings: dict) -> float | None:

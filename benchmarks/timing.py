@@ -68,6 +68,21 @@ def quantile(ordered: list[float], q: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
+def gpu(cuda) -> dict:
+    """What is known of the current GPU, from cupy.cuda."""
+    properties = cuda.runtime.getDeviceProperties(cuda.runtime.getDevice())
+    driver = cuda.runtime.driverGetVersion()
+    return {
+        "name": properties["name"].decode(),
+        "capability": int(cuda.Device().compute_capability),
+        "multiprocessors": properties["multiProcessorCount"],
+        "l2_bytes": properties["l2CacheSize"],
+        "memory_bytes": properties["totalGlobalMem"],
+        "cuda_driver": f"{driver // 1000}.{driver % 1000 // 10}",
+        "cuda_runtime": cuda.runtime.runtimeGetVersion(),
+    }
+
+
 class CupyClock:
     """Events on CuPy's current stream, the cache, and the GPU's limits, measured: copies and the vendor's matrix product."""
 
@@ -98,18 +113,7 @@ class CupyClock:
         self.xp.get_default_memory_pool().free_all_blocks()
 
     def device(self) -> dict:
-        """What the figures belong to."""
-        properties = self.cuda.runtime.getDeviceProperties(self.cuda.runtime.getDevice())
-        driver = self.cuda.runtime.driverGetVersion()
-        return {
-            "name": properties["name"].decode(),
-            "capability": int(self.cuda.Device().compute_capability),
-            "multiprocessors": properties["multiProcessorCount"],
-            "l2_bytes": properties["l2CacheSize"],
-            "memory_bytes": properties["totalGlobalMem"],
-            "cuda_driver": f"{driver // 1000}.{driver % 1000 // 10}",
-            "cuda_runtime": self.cuda.runtime.runtimeGetVersion(),
-        }
+        return gpu(self.cuda)
 
     def copy(self) -> tuple[Callable[[], object], float]:
         """A copy of 1 GiB, and the bytes it moves."""

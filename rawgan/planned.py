@@ -100,9 +100,9 @@ class Planned:
     """What every planned step has: the players, the data, the counters, the plan. A subclass writes `launch` out.
 
     images (n, H, W, C) uint8, where the networks live, labels (n,) integers beside them where the recipe has classes; `batches`
-    rows of `index` are fed at a time. `without`: savings that are not to be made, to see what they are worth. Of several ranks each
-    has a plan of its own part of the batch, in which the gradients are averaged. Raises UserError for a recipe or a network that
-    cannot be planned.
+    rows of `index` are fed at a time. Of several ranks each has a plan of its own part of the batch, in which the gradients are
+    averaged. `without`: savings that are not to be made, to see what they are worth. Raises UserError for a recipe or a network
+    that cannot be planned.
     """
 
     said_names: tuple[str, ...] = ("d_loss", "d_real", "d_fake", "g_loss")  # what stands in a row of the metrics
@@ -123,12 +123,12 @@ class Planned:
             raise UserError(f"{recipe.name} has {why}, which the planned step does not know yet")
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r} is not known; choose {', '.join(PRECISIONS)}")
+        if gan.synchronised:
+            raise UserError("the planned step does not synchronise BatchNorm between processes: its statistics are local")
         if unknown := set(without) - set(known := self.savings(recipe)):
             raise UserError(
                 f"the planned step of {recipe.name} cannot go without {min(unknown)!r}, only without: {', '.join(known)}"
             )
-        if gan.synchronised:
-            raise UserError("the planned step does not synchronise BatchNorm between processes: its statistics are local")
         self.recipe, self.images, self.batch, self.without = recipe, images, batch, frozenset(without)
         self.reals, self.zs = self.batches(recipe)
         self.objective, self.sides, self.dtype = gan.objective, sides(gan.objective), PRECISIONS[precision][0]

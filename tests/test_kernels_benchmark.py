@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_kernels_launch import DRIVER, PROGRAM
 from tolerance import assert_close
 
 ROOT = Path(__file__).parents[1]
@@ -331,24 +329,6 @@ def test_dry_run(tmp_path):
     assert path.with_suffix(".png").stat().st_size > 10_000
     redrawn = run("--redraw", str(path))
     assert redrawn.returncode == 0 and path.with_suffix(".md").read_text() == page
-
-
-@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("gcc")), reason="needs Linux and a C compiler")
-def test_what_was_prepared_is_not_compiled_again(tmp_path):
-    """A launch from CuPy arrays finds in Triton's cache what `prepare` left there."""
-    (tmp_path / "driver.c").write_text(DRIVER)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    environment |= {"LD_LIBRARY_PATH": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
-    prepared = "from benchmarks.kernel_rows import Row, prepare; prepare(Row('relu', 'bfloat16', 0), 90)"
-    size = np.prod(specs()["relu"].benchmarks[0]["shape"])
-    launched = PROGRAM.partition("kernels.relu")[0] + f"kernels.relu(Array(({size},), 'uint16', 0x1000))"
-    compiled = []
-    for program in (prepared, launched):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        compiled.append({path.name: path.parent for path in (tmp_path / "cache").glob("*/*.cubin")})
-    assert done.stdout.startswith("launch grid") and compiled[0] == compiled[1] and list(compiled[0]) == ["act_kernel.cubin"]
 
 
 def test_candidates(tmp_path):

@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from rawgan.kernels import specs
 
 DRIVER = r"""
 #include <stdio.h>
@@ -82,6 +85,10 @@ stream.ptr = 0xa00
 for again in launches:
     again()
 print(*(again.name for again in launches), launch.launched["act_kernel"])
+with launch.record(dry=True) as later:
+    kernels.relu(Array((3000,), "uint16", 0x8000))
+later[0].load()
+print("loaded")
 with launch.compile_only(80):
     pass
 launches[1]()  # the driver for tensor maps is CuPy's again
@@ -114,6 +121,43 @@ def test_launch_from_cupy_arrays(tmp_path):
         "launch grid 3 1 1 stream 0xa00 pointers 4000 2000",
         "launch grid 128 1 1 stream 0xa00",
         "act_kernel conv2d_box_kernel 2",
+        "loaded",
         "launch grid 128 1 1 stream 0xa00",
         "compiles again",
     ]
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("gcc")), reason="needs Linux and a C compiler")
+@pytest.mark.parametrize("how", ["a row of the benchmark", "launches of a plan"])
+def test_what_was_prepared_is_not_compiled_again(how, tmp_path):
+    """A launch from CuPy arrays finds in Triton's cache what `prepare` left there, or what a recorded launch was compiled to."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    environment |= {"LD_LIBRARY_PATH": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
+    size = np.prod(specs()["relu"].benchmarks[0]["shape"])
+    launches = f"kernels.relu(Array(({size},), 'uint16'))"
+    prepared, names = (
+        "from benchmarks.kernel_rows import Row, prepare; prepare(Row('relu', 'bfloat16', 0), 90)",
+        {"act_kernel.cubin"},
+    )
+    if how == "launches of a plan":
+        launches += "; kernels.conv2d(Array((128, 16, 16, 128), 'uint16'), Array((256, 4, 4, 128), 'uint16'), None, 2, 1)"
+        prepared, names = PLANNED.replace("LAUNCHES", launches), names | {"conv2d_box_kernel.cubin"}
+    compiled = []
+    for program in (prepared, PROGRAM.partition("kernels.relu")[0] + launches):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        compiled.append({path.name: path.parent for path in (tmp_path / "cache").glob("*/*.cubin")})
+    assert done.stdout.startswith("launch grid") and compiled[0] == compiled[1] and set(compiled[0]) == names
+
+
+PLANNED = """
+from numpy import zeros as Array
+from rawgan.kernels import kernels, launch
+with launch.record(dry=True) as recording:
+    LAUNCHES
+with launch.compile_only(90):
+    for one in recording:
+        one.compile()
+"""

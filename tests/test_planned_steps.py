@@ -27,8 +27,8 @@ def plan(recipe, size=None, channels=None, width=None, batch=None, **how):
 
 
 LAUNCHES = {
-    "dcgan": 61, "cgan": 51, "atienza_dcgan": 77, "lsgan": 77, "hinge": 77, "atienza_cgan": 84, "raschka_mlp_gan": 27, "raschka_dcgan": 60,
-    "wgan_gp": 143, "wgan_gp_mnist": 153,
+    "dcgan": 61, "cgan": 51, "atienza_dcgan": 77, "lsgan": 77, "hinge": 77, "atienza_cgan": 84,
+    "raschka_mlp_gan": 27, "raschka_dcgan": 60, "wgan_gp": 143, "wgan_gp_mnist": 153,
 }  # fmt: skip
 
 

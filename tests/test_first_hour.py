@@ -1,0 +1,114 @@
+"""benchmarks/first_hour.py: parts in their order and time, each result kept, one that fails no end; and the precision report."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import first_hour, precision  # noqa: E402
+from rawgan.backend import choose_device  # noqa: E402
+
+HANGS = "import time, sys; print('begun', flush=True); time.sleep(60)"
+
+
+def test_parts_in_order(capsys):
+    """A command that fails or hangs is written down with its last words, and the next ones run; each is saved at once."""
+    asked, saved = [], {}
+    scripts = {
+        "ceilings": ["print('fine')"],
+        "steps": ["import sys; print('wrong'); sys.exit(3)", "print('after it')"],
+        "profile": [HANGS],
+    }
+
+    def commands(part, minutes):
+        asked.append((part, minutes))
+        return [["-c", script] for script in scripts[part]]
+
+    start = time.monotonic()
+    assert first_hour.all_parts(list(scripts), 0.1, commands, saved.__setitem__)
+    assert time.monotonic() - start < 30
+    assert [part for part, _ in asked] == list(saved) == list(scripts)
+    [ceilings], [failed, after], [hung] = saved.values()
+    assert (ceilings["status"], ceilings["said"]) == (0, "fine\n") and (failed["status"], failed["said"]) == (3, "wrong\n")
+    assert after["said"] == "after it\n" and (hung["status"], hung["said"]) == (None, "begun\n")
+    assert "2 failed" in capsys.readouterr().out
+
+
+def test_time_is_shared_out(monkeypatch):
+    """A part has its share of what is left; what a quick one leaves the next ones have; all of it the last."""
+    now, given = [0.0], []
+    monkeypatch.setattr(first_hour.time, "monotonic", lambda: now[0])
+
+    def commands(part, minutes):
+        given.append(round(minutes + first_hour.GRACE / 60, 6))
+        now[0] += 60 if part == "kernels" else 0  # the others take none
+        return []
+
+    assert not first_hour.all_parts(["kernels", "steps", "profile"], 19, commands, lambda *_: None)
+    assert given == [6.0, round(18 * 10 / 13, 6), 18.0]
+
+
+def test_every_command_is_one():
+    """What it calls understands the options it is given, and every file that it hands to pytest is there."""
+    for part in first_hour.SHARES:
+        for command in first_hour.commands(part, 1.0, Path("out"), "abc"):
+            if command[1] == "pytest":
+                files = [word.removeprefix("--ignore=") for word in command if word.endswith(".py")]
+                assert len(files) > 8 and all((ROOT / file).is_file() for file in files)
+                continue
+            done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+            options = [word for word in command if word.startswith("--")]
+            assert done.returncode == 0 and all(option in done.stdout for option in options), done.stderr
+
+
+@pytest.mark.skipif(choose_device().name == "gpu", reason="there is a GPU here")
+def test_without_a_gpu(tmp_path):
+    """One sentence, status 2, no file; a dry run of parts that have nothing to try ends with 0."""
+    command = [sys.executable, "-m", "benchmarks.first_hour", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --device gpu was asked for")
+    done = subprocess.run([*command, "--dry-run", "--parts", "ceilings", "profile"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not [*tmp_path.iterdir()]
+
+
+def test_numbers_of_the_report():
+    """Relative error and angle by hand; the angle of nearly equal vectors keeps its digits."""
+    a, b = np.array([3.0, 4.0]), np.array([3.0, 0.0])
+    assert precision.error(a, b) == 1.33
+    assert precision.angle(a, b) == 0.4  # 1 - 3 / 5
+    tilted = np.array([1.0, 1e-9])
+    assert precision.angle(tilted, np.array([1.0, 0.0])) == 5e-19
+    want = ({"d_loss": 2.0}, {"D": {"0.w": b, "1.b": np.zeros(2)}, "G": {"0.w": b}})
+    got = ({"d_loss": 2.1}, {"D": {"0.w": a, "1.b": np.zeros(2)}, "G": {"0.w": b}})
+    row = precision.compare(got, want)
+    assert row["said"] == {"d_loss": 0.05} and row["D"]["layers"] == {"0.w": 1.33} and row["G"]["error"] == 0
+
+
+@pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_precision_report(where, tmp_path):
+    """fp32 is as near as NumPy's float32, TF32 and bfloat16 are further by what their digits say; the penalty is compared, too."""
+    command = [sys.executable, "-m", "benchmarks.precision", "--case", "wgan_gp 64x64x3", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert (result["device"]["name"] == "interpreter") == (where == "interpreter") == ("emulated" in result["device"])
+    rows = {row["precision"]: row for row in result["rows"]}
+    plain = rows.pop(precision.PLAIN)
+    assert list(rows) == ["fp32", "tf32", "bf16"] and {"penalty", "gradient_norm"} <= plain["said"].keys()
+    for player in ("D", "G"):
+        exact, tf32, bf16 = (row[player]["error"] for row in rows.values())
+        assert exact <= 4 * plain[player]["error"] < 2**-16
+        assert 2**-14 < tf32 < 0.1 and 2**-10 < bf16 < 0.3
+        assert rows["bf16"][player]["angle"] <= 0.6 * bf16**2  # 1 - cos is half the square of a small angle
+        assert rows["fp32"][player]["layers"].keys() == plain[player]["layers"].keys()
+    page = precision.table(result)
+    assert page.count("wgan_gp") == 4 and "not measured" not in page
