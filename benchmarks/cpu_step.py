@@ -2,10 +2,12 @@
 
 `python -m benchmarks.cpu_step` prints a table; `--out benchmarks/results/cpu_step.json` keeps it; `--dry-run` does one step of
 each. A step is what the recipe says: D on real and fake images, G through the new D, both optimizers; for wgan_gp one critic step
-with its gradient penalty, from z and real images. float32, batch 64, data already in memory. The two run the same layers and
-steps on the same cores in turns, so that a busy moment of the machine hits both; what counts is the median over the rounds of
-the ratio of the two times of one round. Run it on an idle machine all the same: where another program is on the cores,
-PyTorch's threads wait for each other far longer than ours do.
+with its gradient penalty, from z and real images. float32, batch 64, data already in memory. The learning rates are 0: on one batch
+without end a D wins within a minute, its gradients turn subnormal, and a processor computes with those at a tenth of its speed.
+
+The two run the same layers and steps on the same cores in turns, so that a busy moment of the machine hits both; what counts is the
+median over the rounds of the ratio of the two times of one round. Run it on an idle machine all the same: where another program is
+on the cores, PyTorch's threads wait for each other far longer than ours do.
 
 PyTorch's step is that of pytorch/examples, which computes D's weight gradients in G's step, too, and throws them away. "same"
 padding is its padding=2 and output_padding=1: the same sizes and work, one pixel beside.
@@ -72,7 +74,10 @@ def rawgan_step(case: Case) -> tuple[Step, int]:
     low = 0 if recipe.pixels == "unit" else -1
     reals = [rng.uniform(low, 1, (BATCH, case.size, case.size, 1)).astype(np.float32)]
     zs = [recipe.draw_z(rng, BATCH) for _ in range(1 + recipe.fresh_z)]
-    parameters = sum(player.parameters.flat.size for player in (gan.generator_optimizer, gan.discriminator_optimizer))
+    players = gan.generator_optimizer, gan.discriminator_optimizer
+    for player in players:
+        player.lr = 0.0
+    parameters = sum(player.parameters.flat.size for player in players)
     if recipe.penalty is not None:
         return lambda: gan.discriminator_step(reals[0], gan.generate(zs[0])[0]), parameters
     return lambda: gan.train_step(reals, zs), parameters
@@ -123,7 +128,7 @@ def torch_wgan_gp(case: Case):
     import torch
 
     G, D = torch_dcgan_nets(case.width, normalised=False)
-    adam = torch.optim.Adam(D.parameters(), 1e-4, (0.0, 0.9))
+    adam = torch.optim.Adam(D.parameters(), 0.0, (0.0, 0.9))
     real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
 
     def step():
@@ -146,7 +151,7 @@ def torch_dcgan(case: Case):
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
     G, D = torch_dcgan_nets(case.width, normalised=True)
-    g_adam, d_adam = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (G, D))
+    g_adam, d_adam = (torch.optim.Adam(net.parameters(), 0.0, (0.5, 0.999)) for net in (G, D))
     real, z = torch.rand(BATCH, 1, 32, 32) * 2 - 1, torch.randn(BATCH, 100, 1, 1)
     ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)
 
@@ -171,7 +176,7 @@ def torch_mlp(case: Case):
     from benchmarks.torch_reference_mlp import build
 
     G, D = build()
-    g_adam, d_adam = (torch.optim.Adam(net.parameters(), 1e-3, (0.9, 0.999), 1e-7) for net in (G, D))
+    g_adam, d_adam = (torch.optim.Adam(net.parameters(), 0.0, (0.9, 0.999), 1e-7) for net in (G, D))
     real, z = torch.rand(BATCH, 784) * 2 - 1, torch.rand(BATCH, 20) * 2 - 1
     ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
 
@@ -211,8 +216,8 @@ def torch_atienza(case: Case):
         nn.LeakyReLU(0.2, True), nn.Conv2d(4 * w, 8 * w, 5, 1, 2),
         nn.Flatten(), nn.Linear(4 * 4 * 8 * w, 1), nn.Flatten(0),
     )  # fmt: skip
-    g_rmsprop = torch.optim.RMSprop(G.parameters(), 1e-4, 0.9, 1e-7)
-    d_rmsprop = torch.optim.RMSprop(D.parameters(), 2e-4, 0.9, 1e-7)
+    g_rmsprop = torch.optim.RMSprop(G.parameters(), 0.0, 0.9, 1e-7)
+    d_rmsprop = torch.optim.RMSprop(D.parameters(), 0.0, 0.9, 1e-7)
     real, z, own = torch.rand(BATCH, 1, 28, 28), *(torch.rand(2, BATCH, 100) * 2 - 1)
     ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)
     labels = torch.cat([ones, zeros])
