@@ -198,13 +198,8 @@ class TestRefusals:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         refused(("train", "dcgan", "--planned", "--precision", "fp8", *args), "choose fp32, tf32, bf16")
         refused(("train", "dcgan", "--planned", "--precision", "bf16", *args), "--precision needs a GPU")
-        refused(("train", "dcgan", "--planned", "--parallel", "mpi", *args), "--planned trains in one process")
         refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
         assert not (tmp_path / "run").exists()
-
-    def test_in_several_processes(self):
-        with pytest.raises(UserError, match="--planned trains in one process: leave --parallel out"):
-            replace(TOLD["cgan"], parallel="mpi").changed_recipe()
 
     @pytest.mark.parametrize("flip", [False, True])
     def test_too_many_pictures(self, flip):

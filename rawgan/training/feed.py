@@ -41,7 +41,7 @@ class Feed:
 
     def number(self) -> np.ndarray:
         """The next batch as numbers of `pictures`: the same images that `real` would give."""
-        index, mirrored = self.choose()
+        index, mirrored = (a[self.part] for a in self.choose())
         return index + len(self.data) * mirrored
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray | None]:

@@ -61,8 +61,6 @@ class Options:
             recipe = replace(recipe, objective=BCE(self.real_label, recipe.objective.minimax))
         if self.batchnorm not in BATCHNORM:
             raise UserError(f"--batchnorm {self.batchnorm} is not known; choose {' or '.join(BATCHNORM)}")
-        if self.planned and self.parallel != "none":
-            raise UserError("--planned trains in one process: leave --parallel out")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision!r} is not known; choose {', '.join(PRECISIONS)}")
         if self.precision != "fp32" and not self.planned:

@@ -38,7 +38,8 @@ class Replay:
         images, labels = feed.pictures()
         labels = None if labels is None else feed.device.asarray(labels)
         how = {"labels": labels, "seed": seed, "precision": precision, "batches": LOOK}
-        self.step = planned_step(gan, feed.recipe, feed.device.asarray(images), feed.batch, **how)
+        self.batch = feed.part.stop - feed.part.start
+        self.step = planned_step(gan, feed.recipe, feed.device.asarray(images), self.batch, **how)
         self.step.state[1] = done
         self.graphs, self.warm, self.starts = {}, False, 0
 
@@ -52,7 +53,7 @@ class Replay:
 
     def prepare(self, done: int, steps: int) -> None:
         """Says which images the next steps see."""
-        index = np.zeros((LOOK, self.step.reals * self.feed.batch), np.int32)
+        index = np.zeros((LOOK, self.step.reals * self.batch), np.int32)
         for step in range(done, done + steps):
             index[step % LOOK] = np.concatenate([self.feed.number() for _ in range(self.step.reals)])
         self.step.feed(index)
