@@ -41,6 +41,15 @@ def pack(sizes: list[int], lives: list[tuple[int, int]]) -> tuple[list[int], int
     return offsets, max((offset + size for offset, size in zip(offsets, sizes)), default=0)
 
 
+def covered(spans: Iterable[tuple[int, int]]) -> int:
+    """How many addresses lie in one of the spans (from, to) or more."""
+    total = end = 0
+    for start, stop in sorted(spans):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
 def least(sizes: list[int], lives: list[tuple[int, int]]) -> int:
     """The bytes alive at once at the fullest moment: no arena can be smaller."""
     moments = {first for first, _ in lives}
@@ -49,7 +58,7 @@ def least(sizes: list[int], lives: list[tuple[int, int]]) -> int:
 
 class Plan:
     """See the head of the file. `bytes` is the size of the arena, `least` what any arena would need, `separate` what the arrays
-    took before; `launches` are on the arena."""
+    took before, `outside` the bytes of those that came from outside; `launches` are on the arena."""
 
     def __init__(self, recording: Recording, keep: Iterable[Array] = ()):
         owners = sorted(recording.workspace, key=address)
@@ -66,6 +75,8 @@ class Plan:
         sizes, spans = [owners[i].nbytes for i in self._used], [lives[i] for i in self._used]
         offsets, self.bytes = pack(sizes, spans)
         self.least, self.separate = least(sizes, spans), sum(sizes)
+        outside = [a for launch in recording for a in launch.arrays if self._owner(a) is None]
+        self.outside = covered((address(a), address(a) + a.nbytes) for a in outside)
         self._offsets = dict(zip(self._used, offsets))
         if self._used:
             xp = array_module(owners[0])

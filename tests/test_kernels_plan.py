@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rawgan import backend
 from rawgan.backend import choose_device
 from rawgan.kernels import kernels, launch
-from rawgan.kernels.plan import ALIGNMENT, Plan, least, pack
+from rawgan.kernels.plan import ALIGNMENT, Plan, covered, least, pack
 
 HERE = Path(__file__).parent
 BUFFERS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 6)), max_size=30)
@@ -39,6 +39,11 @@ def test_pack_reuses():
     offsets, total = pack([1024] * 9, [(t, t + 1) for t in range(9)])
     assert total == least([1024] * 9, [(t, t + 1) for t in range(9)]) == 2048
     assert set(offsets) == {0, 1024}
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12))
+def test_covered(spans):
+    assert covered((start, start + length) for start, length in spans) == len({a for s, n in spans for a in range(s, s + n)})
 
 
 PROGRAM = """
@@ -66,7 +71,7 @@ want_loss, want_dw = step()
 launch.empty = None  # a plan makes no arrays
 plan.run()
 print(np.array_equal(plan.array(loss), want_loss), np.array_equal(plan.array(dw), want_dw), plan.array(x) is x)
-print(len(plan.launches), dict(plan.counts()), plan.least <= plan.bytes < plan.separate, plan.array(loss).base is not None)
+print(len(plan.launches), dict(plan.counts()), plan.least <= plan.bytes < plan.separate, plan.array(loss).base is not None, plan.outside == x.nbytes + w.nbytes + b.nbytes)
 """
 
 
@@ -77,7 +82,7 @@ def test_plan():
     assert done.returncode == 0, done.stderr
     same, sizes = done.stdout.splitlines()
     assert same == "True True True"
-    assert sizes == "6 {'matmul_kernel': 5, 'act_kernel': 1} True True"
+    assert sizes == "6 {'matmul_kernel': 5, 'act_kernel': 1} True True True"
 
 
 class FakeStream:

@@ -103,9 +103,10 @@ class Replay:
 
 
 def memory(plan) -> str:
-    """The sizes of a plan's arena, in words."""
-    arena, least, separate = map(in_bytes, (plan.bytes, plan.least, plan.separate))
-    return f"an arena of {arena}, where {least} are alive at once and all arrays side by side take {separate}"
+    """The sizes of a plan, in words."""
+    arena, least, separate, outside = map(in_bytes, (plan.bytes, plan.least, plan.separate, plan.outside))
+    arena = f"an arena of {arena}, where {least} are alive at once and all arrays side by side take {separate}"
+    return f"{arena}; outside it {outside}: parameters, optimizers, slices of gradients, inputs, data set"
 
 
 def in_bytes(size: int) -> str:
