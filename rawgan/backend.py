@@ -128,7 +128,9 @@ class Blas:
     """
 
     def __init__(self):
-        self.library = ThreadpoolController().select(user_api="blas")
+        every = ThreadpoolController().select(user_api="blas")
+        own = [one["filepath"] for one in every.info() if "numpy" in one["filepath"]]  # others may be PyTorch's
+        self.library = every.select(filepath=own) if own else every
         self.most = max((one["num_threads"] for one in self.library.info()), default=1)
         self.threads = None
         self.share(False)

@@ -1,6 +1,7 @@
 """Where arrays live, how batches are cut, and what the source may import."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -103,6 +104,22 @@ def test_unknown_device():
 
 
 # Parts of a batch
+
+
+def test_blas_threads():
+    """One, or as many as there were; of NumPy's library, whatever others are loaded."""
+    program = (
+        "import torch\nfrom threadpoolctl import threadpool_info as info\n"
+        "def threads(numpys): return [one['num_threads'] for one in info() if ('numpy' in one['filepath']) is numpys]\n"
+        "import numpy\nbefore = threads(True), threads(False)\nfrom rawgan.backend import blas\n"
+        "assert threads(True) == [1] and threads(False) == before[1], info()\n"
+        "blas.share(True)\nassert (threads(True), threads(False)) == before and blas.most == before[0][0], info()\n"
+        "blas.share(False)\nassert threads(True) == [1], info()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"OPENBLAS_NUM_THREADS": "2"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ want_loss, want_dw = step()
 launch.empty = None  # a plan makes no arrays
 plan.run()
 print(np.array_equal(plan.array(loss), want_loss), np.array_equal(plan.array(dw), want_dw), plan.array(x) is x)
-print(len(plan.launches), dict(plan.counts()), plan.least <= plan.bytes < plan.separate, plan.array(loss).base is not None, plan.outside == x.nbytes + w.nbytes + b.nbytes)
+print(len(plan.launches), dict(plan.counts()), plan.least <= plan.bytes < plan.separate, plan.array(loss).base is not None,
+      plan.outside == x.nbytes + w.nbytes + b.nbytes)
 """
 
 
