@@ -75,7 +75,7 @@ def as_rows(x: Array) -> Array:
 
 def along(v: Array, rows: Array) -> Array:
     """A number for each channel, repeated along a row."""
-    return np.tile(v, rows.shape[1] // len(v))
+    return v[None].repeat(rows.shape[1] // len(v), 0).reshape(-1)
 
 
 def total(rows: Array, C: int) -> Array:
