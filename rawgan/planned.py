@@ -141,9 +141,9 @@ class Planned:
         self.state = xp.array([seed ^ gan.ranks.rank, 0], "int64")  # every rank draws z of its own
         self.said = xp.zeros((batches, len(self.said_names) + 2), "float32")  # two that nobody reads
         self.index = xp.zeros((batches, self.reals * batch), "int32")
-        z, image, unit = (recipe.z,), images.shape[1:], recipe.pixels == "unit"
-        self.G = Player(gan.generator, gan.generator_optimizer, z, precision, self.state, False)
-        self.D = Player(gan.discriminator, gan.discriminator_optimizer, image, precision, self.state, unit)
+        self.G = Player(gan.generator, gan.generator_optimizer, (recipe.z,), precision, self.state, False)
+        positive = recipe.pixels == "unit" and self.G.blocks[-1].act in ("relu", "sigmoid")  # real images, and fakes too
+        self.D = Player(gan.discriminator, gan.discriminator_optimizer, images.shape[1:], precision, self.state, positive)
         for i, block in enumerate(self.G.blocks + self.D.blocks):
             block.stream = DROPOUT + i
         head = self.D.blocks[-1]
