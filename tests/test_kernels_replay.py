@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from runs import TABLES, Killed, assert_same_run, options
 from test_cli import rawgan, refused
+from test_parallel import with_mpi
 
 from rawgan.backend import CPU
 from rawgan.data import Images, load
@@ -198,9 +199,14 @@ class TestRefusals:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         refused(("train", "dcgan", "--planned", "--precision", "fp8", *args), "choose fp32, tf32, bf16")
         refused(("train", "dcgan", "--planned", "--precision", "bf16", *args), "--precision needs a GPU")
-        refused(("train", "dcgan", "--planned", "--parallel", "mpi", *args), "--planned trains in one process")
         refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
         assert not (tmp_path / "run").exists()
+
+    @with_mpi
+    def test_with_mpi(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        args = ("--planned", "--parallel", "mpi", "--device", "cpu", "--out", tmp_path / "run")
+        refused(("train", "dcgan", *args), "--planned trains in one process")
 
     def test_in_several_processes(self):
         with pytest.raises(UserError, match="--planned trains in one process: leave --parallel out"):
