@@ -162,6 +162,18 @@ def test_a_pass_inside_a_pass_is_one_part(monkeypatch):
     assert all(len(inner) == 1 for inner in parts)
 
 
+def test_blas_has_one_thread_where_parts_are_shared_out():
+    """And all that it had where a step says so."""
+
+    def threads():
+        return {one["num_threads"] for one in backend.blas.library.info()}
+
+    backend.blas.share(True)
+    assert max(threads()) == backend.blas.most
+    over_batch(np, 2, lambda n: None)
+    assert threads() == {1}
+
+
 def test_parts_inside_a_part():
     """Are one, in the thread that asks and in the others, and the thread that asked shares out again afterwards."""
     sizes = over_batch(np, 6, lambda n: n.stop - n.start)
