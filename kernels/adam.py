@@ -61,7 +61,24 @@ def _whole(g_ptr, offs, mask, SIZE: tl.constexpr, SLICES: tl.constexpr):
 
 
 @triton.jit
-def _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask):
+def _move(
+    g, offs, mask, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr,
+    EPS: tl.constexpr, DECAY: tl.constexpr,
+):  # fmt: skip
+    """Adam; or without m RMSprop, whose rho is BETA2."""
+    lr = tl.load(lr_ptr)
+    v = BETA2 * load(v_ptr, offs, mask) + (1 - BETA2) * (g * g)
+    tl.store(v_ptr + offs, v, mask=mask)
+    if m_ptr is not None:
+        m = BETA1 * load(m_ptr, offs, mask) + (1 - BETA1) * g
+        tl.store(m_ptr + offs, m, mask=mask)
+        t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
+        g = m / (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
+        v = v / (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
+    else:
+        lr = lr / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
+    theta = load(theta_ptr, offs, mask) - lr * g / (tl.sqrt(v) + EPS)
     tl.store(theta_ptr + offs, theta, mask=mask)
     if low_ptr is not None:
         tl.store(low_ptr + offs, theta.to(low_ptr.dtype.element_ty), mask=mask)
@@ -71,84 +88,35 @@ def _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask):
 
 
 @triton.jit
-def _adam(
-    g, offs, mask, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
-    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
-):  # fmt: skip
-    t = tl.load(step_ptr).to(tl.float64)  # 1 - beta^t loses half its digits in float32 while t is small
-    correction1 = (1 - tl.exp2(t * LOG2_BETA1)).to(tl.float32)
-    correction2 = (1 - tl.exp2(t * LOG2_BETA2)).to(tl.float32)
-    m = BETA1 * load(m_ptr, offs, mask) + (1 - BETA1) * g
-    v = BETA2 * load(v_ptr, offs, mask) + (1 - BETA2) * (g * g)
-    tl.store(m_ptr + offs, m, mask=mask)
-    tl.store(v_ptr + offs, v, mask=mask)
-    move = tl.load(lr_ptr) * (m / correction1) / (tl.sqrt(v / correction2) + EPS)
-    _store_theta(load(theta_ptr, offs, mask) - move, theta_ptr, low_ptr, tick_ptr, offs, mask)
-
-
-@triton.jit
-def adam_kernel(
+def move_kernel(
     theta_ptr, g_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
     SIZE: tl.constexpr, SLICES: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
-    LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
+    LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr,
     FEW: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = tl.arange(0, BLOCK)
     if table_ptr is None:
         offs = tl.program_id(0) * BLOCK + lane
         g = _whole(g_ptr, offs, offs < SIZE, SIZE, SLICES)
-        _adam(
+        _move(
             g, offs, offs < SIZE, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
-            BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+            BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS, DECAY,
         )  # fmt: skip
     else:
         start, count, first, slices, size = _row(table_ptr)
         if slices <= FEW:
             g = _few(g_ptr, first + lane, lane < count, slices, size)
-            _adam(
+            _move(
                 g, start + lane, lane < count, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
-                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS, DECAY,
             )  # fmt: skip
         else:
             narrow = tl.arange(0, BLOCK // LANES)
             sums = _many(g_ptr, first + narrow, narrow < count, slices, size, LANES)
-            _adam(
+            _move(
                 sums, start + narrow, narrow < count, theta_ptr, m_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr,
-                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS,
+                BETA1, BETA2, LOG2_BETA1, LOG2_BETA2, EPS, DECAY,
             )  # fmt: skip
-
-
-@triton.jit
-def _rmsprop(
-    g, offs, mask, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr
-):
-    lr = tl.load(lr_ptr) / (1 + DECAY * (tl.load(step_ptr).to(tl.float32) - 1))
-    v = RHO * load(v_ptr, offs, mask) + (1 - RHO) * (g * g)
-    tl.store(v_ptr + offs, v, mask=mask)
-    theta = load(theta_ptr, offs, mask) - lr * g / (tl.sqrt(v) + EPS)
-    _store_theta(theta, theta_ptr, low_ptr, tick_ptr, offs, mask)
-
-
-@triton.jit
-def rmsprop_kernel(
-    theta_ptr, g_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, table_ptr, tick_ptr,
-    SIZE: tl.constexpr, SLICES: tl.constexpr, RHO: tl.constexpr, EPS: tl.constexpr, DECAY: tl.constexpr,
-    FEW: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    lane = tl.arange(0, BLOCK)
-    if table_ptr is None:
-        offs = tl.program_id(0) * BLOCK + lane
-        g = _whole(g_ptr, offs, offs < SIZE, SIZE, SLICES)
-        _rmsprop(g, offs, offs < SIZE, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
-    else:
-        start, count, first, slices, size = _row(table_ptr)
-        if slices <= FEW:
-            g = _few(g_ptr, first + lane, lane < count, slices, size)
-            _rmsprop(g, start + lane, lane < count, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
-        else:
-            narrow = tl.arange(0, BLOCK // LANES)
-            sums = _many(g_ptr, first + narrow, narrow < count, slices, size, LANES)
-            _rmsprop(sums, start + narrow, narrow < count, theta_ptr, v_ptr, step_ptr, lr_ptr, low_ptr, tick_ptr, RHO, EPS, DECAY)
 
 
 @triton.jit
@@ -182,11 +150,9 @@ def adam(
     of this step, from 1; lr (1,) float32. tick (1,) int64, a counter that is raised by 1: the number of the training step.
     """
     grid, slices = _parts(theta, g, table, m, v, low)
-    launch.run(
-        adam_kernel, grid, theta, g, m, v, step, lr, low, table, tick,
-        SIZE=theta.size, SLICES=slices, BETA1=betas[0], BETA2=betas[1], LOG2_BETA1=_log2(betas[0]), LOG2_BETA2=_log2(betas[1]),
-        EPS=eps, **CONFIG,
-    )  # fmt: skip
+    numbers = {"BETA1": betas[0], "BETA2": betas[1], "LOG2_BETA1": _log2(betas[0]), "LOG2_BETA2": _log2(betas[1])}
+    numbers |= {"SIZE": theta.size, "SLICES": slices, "EPS": eps, "DECAY": 0.0}
+    launch.run(move_kernel, grid, theta, g, m, v, step, lr, low, table, tick, **numbers, **CONFIG)
 
 
 def rmsprop(
@@ -202,12 +168,11 @@ def rmsprop(
     table: Array | None = None,
     tick: Array | None = None,
 ) -> None:
-    """Moves theta and v in place; arguments as for adam."""
+    """Moves theta and v (n,) in place: arguments as for adam, rho, eps and decay those of optim.RMSprop."""
     grid, slices = _parts(theta, g, table, v, low)
-    launch.run(
-        rmsprop_kernel, grid, theta, g, v, step, lr, low, table, tick,
-        SIZE=theta.size, SLICES=slices, RHO=rho, EPS=eps, DECAY=decay, **CONFIG,
-    )  # fmt: skip
+    numbers = {"BETA1": 0.0, "BETA2": rho, "LOG2_BETA1": 0.0, "LOG2_BETA2": 0.0}
+    numbers |= {"SIZE": theta.size, "SLICES": slices, "EPS": eps, "DECAY": decay}
+    launch.run(move_kernel, grid, theta, g, None, v, step, lr, low, table, tick, **numbers, **CONFIG)
 
 
 def add_slices(theta: Array, g: Array, table: Array) -> Array:

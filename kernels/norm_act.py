@@ -86,11 +86,12 @@ def norm_dx(dz: Array, z: Array, stats: Array, means: Array | None) -> Array:
     return dx
 
 
-def running_dx(dz, z, stats):
-    return norm_dx(dz, z, stats, None)
-
-
 # Specs: a product with its BatchNorm and activation, forward and backward, for a critic (down) and for a generator (up)
+
+
+def running_dx(dz, z, stats):
+    """norm_dx where the statistics are the running ones."""
+    return norm_dx(dz, z, stats, None)
 
 
 def conv2d_norm_act(x, w, gamma, beta, mean, var, *, stride, pad, act, groups, **how):
@@ -136,20 +137,25 @@ def _forward_reference(product):
     return reference
 
 
+def before_act(da, z, stats, act):
+    """(dz, zhat), (groups, rows, K) each: the gradient of BatchNorm's output from that of act of it, in NumPy."""
+    mean, _, rstd, scale, shift = stats[:, :, None]
+    parts = z.reshape(len(mean), -1, z.shape[-1])
+    pre = scale * parts + shift
+    v = activated(pre, act) if act in ("tanh", "sigmoid") else pre
+    return activated_dx(da.reshape(parts.shape), act, v), (parts - mean) * rstd
+
+
 def _backward_reference(product):
     def reference(dy, w, z, stats, *, act, **where):
-        mean, _, rstd, scale, shift = stats[:, :, None]
-        parts = z.reshape(len(mean), -1, z.shape[-1])
-        zhat, pre = (parts - mean) * rstd, scale * parts + shift
-        v = activated(pre, act) if act in ("tanh", "sigmoid") else pre
-        dz = activated_dx(product(dy, w, z.shape[1:3], **where).reshape(parts.shape), act, v)
-        dx = norm_ops.normalize_dx(dz, zhat, scale, (1,))
+        dz, zhat = before_act(product(dy, w, z.shape[1:3], **where), z, stats, act)
+        dx = norm_ops.normalize_dx(dz, zhat, stats[3][:, None], (1,))
         return dx.reshape(z.shape), (dz * zhat).sum((0, 1)), dz.sum((0, 1))
 
     return reference
 
 
-def _stats(array, groups, K):
+def make_stats(array, groups, K):
     """What a BatchNorm may have left, of any mean and width."""
     stats = array(5, groups, K, dtype="float32")
     stats[1] = stats[1] ** 2
@@ -166,7 +172,7 @@ def _make(up: bool, backward: bool):
         w, where = array(K, R, R, C), {"stride": stride, "pad": pad, "act": act}
         if backward:
             z, dy = (small, large) if up else (large, small)
-            return (array(*dy), w, array(*z), _stats(array, groups, z[-1])), where
+            return (array(*dy), w, array(*z), make_stats(array, groups, z[-1])), where
         x, width = (small, C) if up else (large, K)
         params = [array(width, dtype="float32") for _ in range(4)]
         return (array(*x), w, *params), where | {"groups": groups} | ({"size": (H, W)} if up else {})
@@ -224,7 +230,7 @@ SPECS = (
         name="running_dx",
         wrapper=running_dx,
         reference=lambda dz, z, stats: (dz.reshape(stats.shape[1], -1, z.shape[-1]) * stats[3][:, None]).reshape(z.shape),
-        make=lambda array, shape: ((array(*shape), array(*shape), _stats(array, 1, shape[-1])), {}),
+        make=lambda array, shape: ((array(*shape), array(*shape), make_stats(array, 1, shape[-1])), {}),
         cases=({"shape": (6, 5, 5, 7)}, {"shape": (2, 1300)}),
         benchmarks=({"shape": (128, 14, 14, 128)},),
         traffic=lambda itemsize, shape: 2 * itemsize * prod(shape),

@@ -15,8 +15,9 @@ import triton.language as tl
 from rawgan.backend import Array, array_module
 from rawgan.kernels import launch
 from rawgan.kernels.act import activate
-from rawgan.kernels.gemm import activated, activated_dx, below, load
+from rawgan.kernels.gemm import activated, below, load
 from rawgan.kernels.moments import Moments, Sums, leave_moments, leave_sums
+from rawgan.kernels.norm_act import before_act, make_stats
 from rawgan.kernels.spec import Spec
 from rawgan.ops import norm as ops
 
@@ -139,11 +140,7 @@ def _moments_reference(y, gamma, beta, mean, var, *, groups):
 
 
 def _sums_reference(da, z, stats, *, act):
-    mean, _, rstd, scale, shift = stats[:, :, None]
-    parts = z.reshape(len(mean), -1, z.shape[-1])
-    zhat, pre = (parts - mean) * rstd, scale * parts + shift
-    v = activated(pre, act) if act in ("tanh", "sigmoid") else pre
-    dz = activated_dx(da.reshape(parts.shape), act, v)
+    dz, zhat = before_act(da, z, stats, act)
     da[...] = dz.reshape(da.shape)
     return array_module(z).stack([dz.mean(1), (dz * zhat).mean(1)]), (dz * zhat).sum((0, 1)), dz.sum((0, 1))
 
@@ -164,11 +161,7 @@ def _make_moments(array, shape, groups):
 
 
 def _make_sums(array, shape, groups, act):
-    stats = array(5, groups, shape[-1], dtype="float32")
-    stats[1] = stats[1] ** 2
-    stats[2] = (1 + stats[1]) ** -0.5
-    stats[4] -= stats[0] * stats[3]
-    return (array(*shape), array(*shape), stats), {"act": act}
+    return (array(*shape), array(*shape), make_stats(array, groups, shape[-1])), {"act": act}
 
 
 def _make_running(array, shape, act):

@@ -124,7 +124,8 @@ class Blas:
 
     Where the parts of a batch are shared out, one: BLAS' own threads go on spinning after a product, on the cores that ours compute
     on. Where nothing is, a small network without convolutions, BLAS shares its products out by itself. The bits of a product depend
-    on it, so it is said for each step and never left to chance.
+    on it, so it is said for each step and never left to chance; it holds for the whole process, so that two trainings in threads of
+    one process may round differently from run to run.
     """
 
     def __init__(self):
@@ -153,6 +154,9 @@ def _threads() -> tuple[ThreadPoolExecutor, int]:
     return ThreadPoolExecutor(max(1, cores - 1), "rawgan-part"), cores
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a process that was forked has none of them
+
 _inside = threading.local()  # .part is set in a thread that computes a part
 
 
@@ -171,10 +175,10 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
     Each core has a share of the batch and a thread, this one too: the copies are shared out, and nobody waits inside a matrix
     product. With sample_bytes, the scratch memory that one sample needs, shares are cut in parts of one size until theirs fits a
     cache; a small last part would multiply at half the speed.
-    The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. work() must not call
-    over_batch itself: the threads would wait for each other.
+    The parts, and so the bits of a sum over them, depend on N, sample_bytes and the number of cores alone. Inside a part there is
+    one part: the threads would wait for each other.
     """
-    if xp is not np:
+    if xp is not np or hasattr(_inside, "part"):
         return [work(slice(0, N))]
     blas.share(False)
     pool, cores = _threads()
@@ -190,11 +194,8 @@ def over_batch(xp: ModuleType, N: int, work: Callable[[slice], Array], sample_by
 
 
 def shared(x: Array, work: Callable[[slice], Array], sample_bytes: int = 0) -> list[Array]:
-    """over_batch for a pass over x, if that takes longer on the CPU than it takes to wake another core; else one part.
-
-    One part, too, inside a part of another pass: the threads would wait for each other.
-    """
-    if array_module(x) is np and x.nbytes > SPREAD and not hasattr(_inside, "part"):
+    """over_batch for a pass over x, if that takes longer on the CPU than it takes to wake another core; else one part."""
+    if array_module(x) is np and x.nbytes > SPREAD:
         return over_batch(np, len(x), work, sample_bytes)
     return [work(slice(0, len(x)))]
 
@@ -204,14 +205,15 @@ def elementwise(f: Callable[..., Array], into: Callable[..., None] | None = None
 
     So its intermediate arrays stay in the cache, and the cores share the samples; the values are the same. Arguments with the first
     one's number of axes and length are cut along the batch, all others (numbers, statistics, gamma) passed whole. `into` is the
-    function's fast form for the CPU, which writes a part where it belongs, its last argument.
+    function's fast form for the CPU, which writes a part where it belongs, its last argument. A kernel takes all at once: Triton's
+    interpreter is for one thread.
     """
 
     @wraps(f)
     def parts(x: Array, *rest):
         xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
         fast = into is not None and fast_on() and x.nbytes > PART // 16
-        if xp is not np or x.ndim == 0 or (x.nbytes <= PART and not fast):
+        if xp is not np or _kernels or x.ndim == 0 or (x.nbytes <= PART and not fast):
             return f(x, *rest)
         step = max(1, PART * len(x) // x.nbytes)
         cut = [getattr(a, "shape", ())[:1] == x.shape[:1] and a.ndim == x.ndim for a in rest]

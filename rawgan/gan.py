@@ -46,6 +46,8 @@ class GAN:
 
     def __post_init__(self):
         """For those who watch: the flat gradients of the last step by player, and |g[n]| of its penalty."""
+        if self.joint and self.first == "both":
+            raise ValueError("of a joint pass no scores of the fakes alone are there for G: both updates at once need two passes")
         self.gradients: dict[str, Array] = {}
         self.norms: Array | None = None
         players = leaves(self.generator) + leaves(self.discriminator)
@@ -130,7 +132,8 @@ class GAN:
         labels = (real[1], fake[1]) if self.objective.labelled else ()
         if self.joint or (not D.buffers and self.first != "both" and self.ranks.size == 1):
             scores, cache = D.forward(both(self.seen(real), self.seen(fake)))
-            a, c = scores[: len(scores) // 2], scores[len(scores) // 2 :]
+            N = len(split(real)[0])
+            a, c = scores[:N], scores[N:]
             loss, da, dc = self.objective.discriminator(a, c, *labels)
             dy, judged = array_module(da).concatenate([da, dc]), None
             if self.joint:

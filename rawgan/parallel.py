@@ -258,7 +258,8 @@ def load_mpi() -> ModuleType:
         mpi4py.rc.finalize = False  # connect does, where there was no error
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f"--parallel needs mpi4py and an MPI library: pip install 'rawgan[parallel]' ({error})") from error
+        reason = str(error).partition("\n")[0]  # below it mpi4py lists where it looked
+        raise UserError(f"--parallel needs mpi4py and an MPI library: pip install 'rawgan[parallel]' ({reason})") from error
     if MPI.Is_finalized():
         raise UserError("MPI can be used once in a process: start another one for another parallel training")
     return MPI

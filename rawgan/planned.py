@@ -52,6 +52,11 @@ def sides(objective: Objective) -> tuple[tuple, tuple, tuple]:
     raise UserError(f"the planned step does not know the objective {objective}")
 
 
+def critic_steps(recipe: Recipe) -> set[int]:
+    """How many critic steps a step has, over the recipe's own length: a plan has one number for all."""
+    return set(map(recipe.critic_steps, range(recipe.steps)))
+
+
 class Player:
     """A network with what moves it, as the kernels take them; state (2,) int64, the seed and the step."""
 
@@ -136,9 +141,9 @@ class Planned:
         self.state = xp.array([seed ^ gan.ranks.rank, 0], "int64")  # every rank draws z of its own
         self.said = xp.zeros((batches, len(self.said_names) + 2), "float32")  # two that nobody reads
         self.index = xp.zeros((batches, self.reals * batch), "int32")
-        z, image, unit = (recipe.z,), images.shape[1:], recipe.pixels == "unit"
-        self.G = Player(gan.generator, gan.generator_optimizer, z, precision, self.state, False)
-        self.D = Player(gan.discriminator, gan.discriminator_optimizer, image, precision, self.state, unit)
+        self.G = Player(gan.generator, gan.generator_optimizer, (recipe.z,), precision, self.state, False)
+        positive = recipe.pixels == "unit" and self.G.blocks[-1].act in ("relu", "sigmoid")  # real images, and fakes too
+        self.D = Player(gan.discriminator, gan.discriminator_optimizer, images.shape[1:], precision, self.state, positive)
         for i, block in enumerate(self.G.blocks + self.D.blocks):
             block.stream = DROPOUT + i
         head = self.D.blocks[-1]
@@ -206,9 +211,9 @@ class Planned:
 
     def say(self, y: Array, cache: list[Trace], real: int, *terms, **how) -> tuple[list[Trace], list[Array]]:
         """The end of `judge`: the scores of y, which the blocks below the last have made, and the loss."""
-        *_, under, last = self.D.blocks
-        if not under.norm and not under.drop:
-            how |= {"act": under.act, "slope": under.slope, "dx": True}
+        *under, last = self.D.blocks
+        if under and not under[-1].norm and not under[-1].drop:
+            how |= {"act": under[-1].act, "slope": under[-1].slope, "dx": True}
         b, probability = last.layer.params.get("b"), isinstance(self.objective, BCE)
         _, *dzs = kernels.head(y, last.w, self.said, self.state, real, *terms, b, probability=probability, **how)
         return [*cache, Trace(y)], dzs
@@ -227,10 +232,11 @@ class Planned:
         return kernels.condition_dx(dx, fake, last.act, last.slope)
 
     def sweep(self, cache: list[Trace], dzs: list[Array], gradient: Gradient | None, below: tuple | None, first: int = 0):
-        """`backward` through D, and as far as what it has learnt of its labels."""
-        dx = backward(self.D.blocks, cache, dzs, gradient, below)
+        """`backward` through D, and as far as what it has learnt of its labels; the gradient has the shape of what D saw."""
+        dx, y = backward(self.D.blocks, cache, dzs, gradient, below), cache[0].x
+        if dx is not None:
+            dx = dx.reshape(y.shape)
         if gradient is not None and isinstance(self.D.beside, Plane):
-            y = cache[0].x
             self.D.beside.add(gradient, dx, y, self.labels[first:][: len(y)])
         return dx
 
@@ -270,7 +276,7 @@ class PlannedStep(Planned):
             "a penalty": recipe.penalty is None,
             "clipped weights": recipe.clip is None,
             "another order of updates": recipe.first == "discriminator",
-            "several critic steps": recipe.critic_steps(0) == recipe.critic_steps(1) == 1,
+            "several critic steps": critic_steps(recipe) == {1},
         }
         return next((what for what, fine in known.items() if not fine), None)
 

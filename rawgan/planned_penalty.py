@@ -17,7 +17,7 @@ from rawgan.errors import UserError
 from rawgan.kernels import kernels
 from rawgan.models.recipes import Recipe
 from rawgan.penalties import WGANGP
-from rawgan.planned import Planned
+from rawgan.planned import Planned, critic_steps
 from rawgan.planned_blocks import Trace, backward, descend, forward
 
 
@@ -31,7 +31,7 @@ class PlannedPenaltyStep(Planned):
             return "no penalty of WGAN-GP"
         known = {
             "both updates at once": recipe.first == "discriminator",
-            "a changing number of critic steps": recipe.critic_steps(0) == recipe.critic_steps(1),
+            "a changing number of critic steps": len(critic_steps(recipe)) == 1,
             "no z of G's own": recipe.fresh_z,
             "a joint loss of real and fake": not recipe.joint,
             "fakes in inference mode": recipe.train_fakes and recipe.train_generator,

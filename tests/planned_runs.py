@@ -18,6 +18,7 @@ from test_kernels_worker import float64, mend_interpreter
 
 from rawgan.backend import CPU, Device, choose_device, to_host
 from rawgan.kernels import kernels, launch
+from rawgan.layers import Condition, Flatten, LeakyReLU, Linear, OneHot, Planes, Reshape, Sequential
 from rawgan.losses import Hinge, LeastSquares
 from rawgan.models.dcgan import dcgan_discriminator
 from rawgan.models.recipes import RECIPES, Recipe
@@ -39,6 +40,18 @@ class Run(NamedTuple):
     batch: int = 4
 
 
+def one_layer(size, channels, width):
+    """A D that is one product of image and one-hot planes."""
+    return Sequential(Condition(Sequential(OneHot(10), Planes(size, size))), Flatten(), Linear(size * size * (channels + 10), 1))
+
+
+def perceptron(size, channels, width):
+    """A D that flattens image and learnt plane."""
+    P = size * size
+    plane = Condition(Sequential(OneHot(10), Linear(10, P), Reshape(size, size, 1)))
+    return Sequential(plane, Flatten(), Linear(P * (channels + 1), width), LeakyReLU(0.2), Linear(width, 1))
+
+
 DCGAN, WGAN_GP = RECIPES["dcgan"], replace(RECIPES["wgan_gp"], critic_steps=lambda step: 2)
 RUNS = {
     "dcgan": Run(DCGAN, 16, 3, 4),
@@ -56,6 +69,8 @@ RUNS = {
     "cgan": Run(RECIPES["cgan"], 8, 1, 4),
     "atienza_dcgan": Run(RECIPES["atienza_dcgan"], 4, 1, 2),
     "atienza_cgan": Run(RECIPES["atienza_cgan"], 4, 1, 2),
+    "cgan, one layer": Run(replace(RECIPES["cgan"], discriminator=one_layer), 8, 1, 4),
+    "atienza_cgan, perceptron": Run(replace(RECIPES["atienza_cgan"], discriminator=perceptron), 4, 1, 2),
     "raschka_mlp_gan": Run(RECIPES["raschka_mlp_gan"], 8, 1, 8),
     "raschka_dcgan": Run(RECIPES["raschka_dcgan"], 8, 1, 8),
     "wgan_gp": Run(WGAN_GP, 16, 3, 4),

@@ -178,6 +178,52 @@ def test_a_pass_inside_a_pass_is_one_part(monkeypatch):
     assert all(len(inner) == 1 for inner in parts)
 
 
+def test_blas_has_one_thread_where_parts_are_shared_out():
+    """And all that it had where a step says so."""
+
+    def threads():
+        return {one["num_threads"] for one in backend.blas.library.info()}
+
+    backend.blas.share(True)
+    assert max(threads()) == backend.blas.most
+    over_batch(np, 2, lambda n: None)
+    assert threads() == {1}
+
+
+def test_parts_inside_a_part():
+    """Are one, in the thread that asks and in the others, and the thread that asked shares out again afterwards."""
+    sizes = over_batch(np, 6, lambda n: n.stop - n.start)
+    for _ in range(2):
+        assert over_batch(np, 6, lambda n: over_batch(np, n.stop - n.start, lambda m: m.stop)) == [[size] for size in sizes]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_shares_out():
+    """It has none of the threads that there were, and must not wait for them."""
+    code = """
+import multiprocessing, numpy
+from rawgan.backend import over_batch
+parts = lambda: print(over_batch(numpy, 1000, lambda n: n.stop)[-1], flush=True)
+parts()
+child = multiprocessing.get_context("fork").Process(target=parts)
+child.start()
+child.join(30)
+child.kill()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1000\n1000\n", "")
+
+
+def test_kernels_take_an_array_at_once(monkeypatch):
+    """Threads would change Triton's interpreter under each other."""
+    monkeypatch.setattr(backend, "PART", 80)
+    monkeypatch.setattr(backend, "SPREAD", 0)
+    f = elementwise(lambda x: x + len(x))
+    assert f(np.zeros((40, 10)))[0, 0] == 1
+    with backend.use_kernels():
+        assert f(np.zeros((40, 10)))[0, 0] == 40
+
+
 def test_shared_means_are_the_same(monkeypatch, rng):
     x, y = rng.normal(size=(2, 7, 3, 2, 4))
     want = [norm.mean(axes, x, y) for axes in ((0, 1, 2), (1, 2), (1, 2, 3))]

@@ -148,6 +148,15 @@ def test_fast_convolutions_are_all_there():
     assert [name for name, _ in FAST] == ["conv2d", "conv2d_dx", "conv2d_dw"]
 
 
+def test_table_names_the_kernel_of_each_gpu():
+    """In one order, whatever was compiled first."""
+    numbers = {"registers": 40, "shared": 2048, "step": 7}
+    found = {("conv2d", 0, c): [{"kernel": "old_kernel" if c == 80 else "new_kernel", **numbers}] for c in SHARED}
+    ((operation, kernel, *_, last),) = table(dict(reversed(found.items())))
+    assert (operation, kernel, last) == ("conv2d", "old_kernel, new_kernel", "40, 2, 7")
+    assert table(found) == table(dict(reversed(found.items())))
+
+
 PAGE = """# What the kernels compile to
 
 Every configuration of every kernel, compiled by Triton {version} for an A100 (sm_80), an H100 (sm_90) and a B200 (sm_100), as the
@@ -161,17 +170,22 @@ Written by `python tests/test_kernels_compile.py docs/kernel_table.md`.
 
 
 def table(found):
-    """[(operation, kernel, arrays, products, tile, numbers for each capability ...), ...], a row for each kernel launched."""
+    """[(operation, kernel, arrays, products, tile, numbers for each capability ...), ...], a row for each kernel launched.
+
+    In the order of the capabilities, whatever was compiled first: the kernel may be another one for another GPU.
+    """
     rows = {}
-    for (name, i, capability), kernels in found.items():
+    for (name, i, capability), kernels in sorted(found.items(), key=lambda entry: ROWS.index(entry[0])):
         if isinstance(kernels, str):
             sys.exit(f"{name} {specs()[name].compiles[i]} for sm_{capability}: {kernels}")
         dtype, _, how = specs()[name].compiles[i]
         tile = "x".join(str(how["config"][f"BLOCK_{axis}"]) for axis in "MNK") if "config" in how else ""
         for n, kernel in enumerate(kernels):
-            row = rows.setdefault((name, i, n), (name, kernel["kernel"], dtype, how.get("precision", "") if tile else "", tile, {}))
-            row[5][capability] = f"{kernel['registers']}, {kernel['shared'] / 1024:.0f}, {kernel['step'] or '-'}"
-    return list(dict.fromkeys((*row[:5], *(row[5].get(c, "") for c in SHARED)) for row in rows.values()))
+            row = rows.setdefault((name, i, n), ({}, (dtype, how.get("precision", "") if tile else "", tile), {}))
+            row[0][kernel["kernel"]] = None
+            row[2][capability] = f"{kernel['registers']}, {kernel['shared'] / 1024:.0f}, {kernel['step'] or '-'}"
+    made = ((at[0], ", ".join(names), *what, *(of.get(c, "") for c in SHARED)) for at, (names, what, of) in rows.items())
+    return list(dict.fromkeys(made))
 
 
 def main(path=None):

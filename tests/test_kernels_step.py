@@ -26,7 +26,7 @@ BATCH = 4
 EVERY = {"conv2d_kernel", "conv2d_dx_thin_kernel", "conv2d_dw_kernel", "matmul_kernel", "act_kernel"}
 NORM = {"norm_sums_kernel", "norm_moments_kernel", "norm_means_kernel", "norm_apply_kernel"}
 BOX = {"conv2d_box_kernel", "conv2d_dx_box_kernel", "conv2d_dw_box_kernel"}
-ADAM = {"adam_kernel"}
+MOVE = {"move_kernel"}
 WGAN_GP = replace(RECIPES["wgan_gp"], critic_steps=lambda step: 2)
 LAYER_NORM = replace(WGAN_GP, discriminator=partial(dcgan_discriminator, norm="layer"), critic_steps=lambda step: 1)
 
@@ -40,12 +40,12 @@ class Run(NamedTuple):
 
 
 RUNS = {
-    "dcgan": Run(RECIPES["dcgan"], 16, 4, EVERY | NORM | ADAM),
-    "dcgan, width 64": Run(RECIPES["dcgan"], 16, 64, EVERY | NORM | ADAM | BOX, steps=1),
-    "wgan_gp": Run(WGAN_GP, 16, 4, EVERY | NORM | ADAM),
-    "wgan_gp, LayerNorm": Run(LAYER_NORM, 16, 8, EVERY | NORM | ADAM | {"conv2d_dx_kernel"}),
-    "atienza_dcgan": Run(RECIPES["atienza_dcgan"], 8, 4, EVERY | NORM | {"conv2d_dx_kernel", "rmsprop_kernel"}),
-    "raschka_mlp_gan": Run(RECIPES["raschka_mlp_gan"], 8, 8, {"matmul_kernel", "act_kernel", "adam_kernel"}),
+    "dcgan": Run(RECIPES["dcgan"], 16, 4, EVERY | NORM | MOVE),
+    "dcgan, width 64": Run(RECIPES["dcgan"], 16, 64, EVERY | NORM | MOVE | BOX, steps=1),
+    "wgan_gp": Run(WGAN_GP, 16, 4, EVERY | NORM | MOVE),
+    "wgan_gp, LayerNorm": Run(LAYER_NORM, 16, 8, EVERY | NORM | MOVE | {"conv2d_dx_kernel"}),
+    "atienza_dcgan": Run(RECIPES["atienza_dcgan"], 8, 4, EVERY | NORM | MOVE | {"conv2d_dx_kernel"}),
+    "raschka_mlp_gan": Run(RECIPES["raschka_mlp_gan"], 8, 8, MOVE | {"matmul_kernel", "act_kernel"}),
 }
 
 

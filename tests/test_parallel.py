@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,6 +240,16 @@ class TestAlone:
             assert result.exit_code == 2 and said in result.stderr and result.stderr.count("\n") == 1
         monkeypatch.setitem(sys.modules, "mpi4py", None)
         with pytest.raises(UserError, match=r"needs mpi4py and an MPI library: pip install 'rawgan\[parallel\]'"), connect("mpi"):
+            pass
+
+    def test_an_mpi_library_that_is_missing_is_told_in_a_line(self, monkeypatch):
+        def missing(name):
+            raise RuntimeError("cannot load MPI library\nlibmpi.so: not here\nlibmpi.so.40: not here")
+
+        mpi4py = ModuleType("mpi4py")
+        mpi4py.rc, mpi4py.__getattr__ = SimpleNamespace(), missing
+        monkeypatch.setitem(sys.modules, "mpi4py", mpi4py)
+        with pytest.raises(UserError, match=r"\(cannot load MPI library\)$"), connect("mpi"):
             pass
 
 

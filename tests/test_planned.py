@@ -12,6 +12,8 @@ NAMES = (
     "cgan",
     "atienza_dcgan",
     "atienza_cgan",
+    "cgan, one layer",
+    "atienza_cgan, perceptron",
 )
 FIRST = ("raschka_mlp_gan", "raschka_dcgan")
 LOW = {"dcgan": 2e-4, "cgan": 2e-4, "raschka_mlp_gan": 1e-3}  # rates of Adam

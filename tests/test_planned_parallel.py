@@ -94,7 +94,7 @@ def test_the_mean_stands_between_gradient_and_optimizer():
     assert len(at) == 2 and calls == []  # planning starts nothing
     for i in at:
         before, mean, after = step.plan.launches[i - 1 : i + 2]
-        assert (before.name, after.name) == ("add_slices_kernel", "adam_kernel")
+        assert (before.name, after.name) == ("add_slices_kernel", "move_kernel")
         for neighbour in (before, after):
             assert mean.arrays[0].ctypes.data in [a.ctypes.data for a in neighbour.arrays]
     for i in at:

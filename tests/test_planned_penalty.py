@@ -9,7 +9,7 @@ from planned_runs import WHERE, check, results
 
 from rawgan.errors import UserError
 from rawgan.models.dcgan import dcgan_discriminator
-from rawgan.models.recipes import RECIPES
+from rawgan.models.recipes import RECIPES, wgan_critic_steps
 from rawgan.penalties import R1
 from rawgan.planned_penalty import PlannedPenaltyStep
 from rawgan.random import Random
@@ -30,6 +30,7 @@ def test_what_cannot_be_planned():
         (RECIPES["dcgan"], "dcgan has no penalty of WGAN-GP"),
         (replace(WGAN_GP, penalty=R1()), "wgan_gp has no penalty of WGAN-GP"),
         (replace(WGAN_GP, critic_steps=lambda step: 1 + step), "a changing number of critic steps"),
+        (replace(WGAN_GP, critic_steps=wgan_critic_steps), "a changing number of critic steps"),  # 100 in the first 25
         (replace(WGAN_GP, discriminator=partial(dcgan_discriminator, norm="batch")), "it wants ReLU or LeakyReLU alone"),
     ):
         gan = recipe.build(Random(0), 16, 1, 4)

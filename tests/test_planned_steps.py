@@ -10,7 +10,7 @@ from planned_runs import WHERE, results
 
 from rawgan.errors import UserError
 from rawgan.losses import ACGAN
-from rawgan.models.dcgan import dcgan_discriminator
+from rawgan.models.dcgan import dcgan_discriminator, dcgan_generator
 from rawgan.models.recipes import RECIPES
 from rawgan.optim import SGD
 from rawgan.planned_steps import planned_step
@@ -71,6 +71,7 @@ def test_savings(name, where):
         (replace(DCGAN, critic_steps=lambda step: 5), "dcgan has several critic steps"),
         (replace(DCGAN, discriminator=partial(dcgan_discriminator, norm="layer")), "cannot take layer 3, LayerNorm"),
         (replace(DCGAN, objective=ACGAN()), "does not know the objective"),
+        (replace(RECIPES["lsgan"], generator=dcgan_generator), "cannot take layer 0, LeakyReLU"),  # of fakes that may be negative
         (replace(DCGAN, generator_optimizer=partial(SGD, lr=1e-3)), "no kernel for SGD"),
     ],
 )
