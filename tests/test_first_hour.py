@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_kernels_benchmark import scaled
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import first_hour, precision  # noqa: E402
+from benchmarks import correctness, first_hour, precision  # noqa: E402
+from benchmarks.kernel_rows import select  # noqa: E402
 from rawgan.backend import choose_device  # noqa: E402
+from rawgan.kernels import specs  # noqa: E402
 
 HANGS = """
 import subprocess, sys, time
@@ -150,3 +153,44 @@ def test_precision_report(where, tmp_path):
         assert rows["fp32"][player]["layers"].keys() == plain[player]["layers"].keys()
     page = precision.table(result)
     assert page.count("wgan_gp") == 4 and "not measured" not in page
+
+
+class InProcess:
+    """A worker in this process; once it has lost the GPU it answers nothing right."""
+
+    over = None
+
+    def __init__(self, rows):
+        self.side = correctness.Side(np, rows)
+        started.append(self)
+
+    def ask(self, seconds, prepare):
+        return self.side.prepare(prepare)
+
+    def end(self):
+        ended.append(self)
+
+
+started, ended = [], []
+
+
+def test_correctness(monkeypatch):
+    """Counts the cases that are right, and says of each wrong one which it is and why; each is saved."""
+    saved = []
+    for spec, right in ((scaled(), 2), (scaled(by=1.001), 0)):
+        monkeypatch.setitem(specs(), "double", spec)
+        rows = select(["double"], [])
+        found = correctness.check(rows, lambda rows=rows: InProcess(rows), lambda found: saved.append(json.dumps(found)))
+        assert (found["of"], found["right"]) == (2, right) and json.loads(saved[-1]) == found
+    assert len(saved) == 4 and len(started) == len(ended) == 2
+    assert "output 0: 997 of 1000 entries are wrong" in found["wrong"]["double float32 n=1000"]
+
+
+def test_a_lost_gpu_is_lost_to_one_case(monkeypatch):
+    """The next one has a process of its own."""
+    monkeypatch.setitem(specs(), "double", scaled(fails=True))
+    monkeypatch.setattr(correctness.Side, "alive", lambda self: False)
+    rows, before = select(["double"], []), len(started)
+    found = correctness.check(rows, lambda: InProcess(rows), lambda _: None)
+    assert [*found["wrong"].values()] == ["RuntimeError: an illegal address"] * 2
+    assert len(started) - before == 3 and started == ended
