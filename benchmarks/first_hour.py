@@ -11,11 +11,13 @@
     profile    which of our kernels takes what share of a step, and its floor                      benchmarks.step_profile
 
 Each command runs in a process of its own, so that one that loses the GPU ends alone; one that fails is written down in
-first_hour_<device>.json with its last words, the others go on, and the exit status is 1. What a part leaves of its time the next
-ones have. The same --out is added to: steps that were measured at this commit are not measured again.
+first_hour_<device>.json with its last words, the others go on, and the exit status is 1. All that they say is in
+first_hour_<device>.log. What a part leaves of its time the next ones have. The same --out is added to: steps that were measured at
+this commit are not measured again.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -26,6 +28,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.facts import RESULTS, ROOT, begun, facts, write
 from rawgan.backend import choose_device
@@ -34,24 +37,29 @@ from rawgan.errors import UserError
 SHARES = {"ceilings": 1.0, "tests": 5.0, "kernels": 6.0, "steps": 10.0, "profile": 3.0}  # of the time, where none is left over
 NEEDED = ("numpy", "cupy", "triton", "threadpoolctl", "matplotlib", "torch", "pytest", "hypothesis", "scipy", "safetensors")
 GRACE = 15  # seconds in which a command that has a deadline of its own may write its last result
-TAIL = 3000  # characters of what a command said
+INTERRUPTED = 8  # seconds in which one that was ended may say where it was, and end what it has started
+TAIL = 3000  # bytes of what a command said
+NO_GPU = "test_docs*.py"  # tests that need no GPU, but what the documentation is built with
+
+
+def files(pattern: str) -> list[str]:
+    """The tests of a name."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(pattern))
 
 
 def commands(part: str, minutes: float, out: Path, commit: str | None) -> list[list[str]]:
     """What a part runs, each as arguments of Python."""
     where = ["--out", str(out), *(["--commit", commit] if commit else [])]
     budget = ["--minutes", f"{minutes:.2f}"]
-    pytest = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    own = sorted(
-        str(path.relative_to(ROOT)) for name in ("kernels", "planned") for path in (ROOT / "tests").glob(f"test_{name}*.py")
-    )
+    pytest = ["-m", "pytest", "-v", "--tb=short", "--continue-on-collection-errors", "-m", "gpu", "-p", "no:cacheprovider"]
+    own, left_out = files("test_kernels*.py") + files("test_planned*.py"), files(NO_GPU)
     return {
         "ceilings": [["-m", "benchmarks.ceilings", *where]],
         "tests": [
             ["-m", "benchmarks.correctness", *where],
             ["-m", "benchmarks.precision", *where],
             [*pytest, *own],
-            [*pytest, *(f"--ignore={path}" for path in own)],
+            [*pytest, *(f"--ignore={path}" for path in own + left_out)],
         ],
         "kernels": [["-m", "benchmarks.kernels", *where, *budget]],
         "steps": [["-m", "benchmarks.steps", *where, *budget]],
@@ -68,23 +76,44 @@ DRY = {
 }
 
 
-def run(command: list[str], seconds: float) -> dict:
-    """What a command came to: its exit status, None where it was ended for the time, and its last words."""
-    start, said = time.monotonic(), tempfile.TemporaryFile("w+")
-    with said:
-        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
-        try:
-            status = process.wait(max(seconds, 1))
-        except subprocess.TimeoutExpired:
-            status = None
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        said.seek(0)
-        words = said.read()[-TAIL:]
+def run(command: list[str], seconds: float, log: BinaryIO) -> dict:
+    """What a command came to: its exit status, None where it was ended for the time, and its last words; all of them go to the log.
+
+    One that is ended is interrupted first: pytest then says what failed so far, and workers are ended.
+    """
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # so that what it said is there when it is killed
+    log.write(f"\n$ python {' '.join(command)}\n".encode())
+    log.flush()
+    start, begin = time.monotonic(), log.seek(0, os.SEEK_END)
+    how = {"cwd": ROOT, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, **how)
+    try:
+        status = process.wait(max(seconds, 1))
+    except subprocess.TimeoutExpired:
+        status = None
+        end(process)
+    log.seek(max(begin, log.seek(0, os.SEEK_END) - TAIL))
+    words = log.read().decode(errors="replace")
     return {"command": command, "status": status, "seconds": round(time.monotonic() - start, 1), "said": words}
 
 
-def all_parts(parts: list[str], minutes: float, asked: Callable[[str, float], list[list[str]]], save: Callable[[str, list], None]):
+def end(process: subprocess.Popen) -> None:
+    """Interrupts a process that leads a session, and then kills all of the session."""
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(INTERRUPTED)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def all_parts(
+    parts: list[str],
+    minutes: float,
+    asked: Callable[[str, float], list[list[str]]],
+    save: Callable[[str, list], None],
+    log: BinaryIO,
+) -> bool:
     """Runs the commands of the parts; each part has its share of the time that is left, each command as much as those after it."""
     end, wrong = time.monotonic() + 60 * minutes, []
     for i, part in enumerate(parts):
@@ -93,7 +122,7 @@ def all_parts(parts: list[str], minutes: float, asked: Callable[[str, float], li
         given = asked(part, max(0.0, until - time.monotonic() - GRACE) / 60)
         for n, command in enumerate(given):
             print(f"{part}: {' '.join(command)}", flush=True)
-            found.append(run(command, (until - time.monotonic()) / (len(given) - n)))
+            found.append(run(command, (until - time.monotonic()) / (len(given) - n), log))
             print(found[-1]["said"], f"status {found[-1]['status']} after {found[-1]['seconds']} s", sep="\n", flush=True)
             wrong += [] if found[-1]["status"] == 0 else [f"{part}: {' '.join(command[:3])}"]
             save(part, found)
@@ -115,7 +144,8 @@ def main() -> int:
     missing += [] if any(map(shutil.which, ("gcc", "clang"))) else ["a C compiler, which Triton starts kernels with"]
     print(f"not installed here: {', '.join(missing) or 'nothing that is needed'}", flush=True)
     if args.dry_run:
-        return all_parts(args.parts, args.minutes, lambda part, _: DRY[part], lambda *_: None)
+        with tempfile.TemporaryFile() as log:
+            return all_parts(args.parts, args.minutes, lambda part, _: DRY[part], lambda *_: None, log)
     gpu = choose_device("gpu")
     from benchmarks.timing import gpu as describe
 
@@ -127,7 +157,9 @@ def main() -> int:
         write(result, path)
 
     result["missing"] = missing
-    return all_parts(args.parts, args.minutes, lambda part, minutes: commands(part, minutes, out, args.commit), save)
+    write(result, path)
+    with path.with_suffix(".log").open("ab+") as log:
+        return all_parts(args.parts, args.minutes, lambda part, minutes: commands(part, minutes, out, args.commit), save, log)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@
     python -m benchmarks.steps --plans                    only what is known without a GPU: launches and arenas, into plans.json
     python -m benchmarks.steps --dry-run                  all but the measuring, without a GPU: see benchmarks/steps_dry.py
 
-Both libraries run in worker processes of their own, on the same GPU in turns: a round runs every form of both for a while, the next
-one in the opposite order. A time is the median over the rounds; a ratio is the median over the rounds of PyTorch's time divided by
-ours, of 20 steps in one graph, in the same round. Times are by the clock on the wall, from a GPU with nothing to do to a GPU with
-nothing to do. The kernels are compiled beforehand, on all cores. steps_<device>.json is written after each case; another call adds
-what is missing, --again measures anew. What takes PyTorch minutes to compile comes last, case by case.
+Both libraries run in worker processes, each of our precisions in its own, on the same GPU in turns: a round runs every form of both
+for a while, the next one in the opposite order. A time is the median over the rounds; a ratio is the median over the rounds of
+PyTorch's time divided by ours, of 20 steps in one graph, in the same round. Times are by the clock on the wall, from a GPU with
+nothing to do to a GPU with nothing to do. The kernels are compiled beforehand, on all cores. steps_<device>.json is written after
+each case; another call adds what is missing, --again measures anew. What takes PyTorch minutes to compile comes last, case by case.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -57,8 +58,13 @@ def note(cells: dict, form: str, found: dict) -> None:
 def compare(name: str, row: dict, ours: list[str], theirs: list[str], args: argparse.Namespace, left: Callable[[], float]) -> None:
     """Measures the forms in rounds, both sides in turns, and puts times and ratios into the row."""
     waiting = COMPILING if set(theirs) & set(COMPILED) else READY
-    with Worker("benchmarks.steps_ours", name) as us, Worker("benchmarks.steps_torch", name) as them:
-        sides = [(us, row["ours"], form) for form in ready(us, ours, row["ours"], READY, left)]
+    with ExitStack() as workers:
+        # each precision has a process of its own: one that loses the GPU loses it to itself alone
+        us = {precision: workers.enter_context(Worker("benchmarks.steps_ours", name)) for precision in PRECISIONS}
+        them, sides = workers.enter_context(Worker("benchmarks.steps_torch", name)), []
+        for precision, worker in us.items():
+            own = [form for form in ours if form.startswith(f"{precision},")]
+            sides += [(worker, row["ours"], form) for form in ready(worker, own, row["ours"], READY, left)]
         sides += [(them, row["torch"], form) for form in ready(them, theirs, row["torch"], waiting, left)]
         times = turns(sides, args.rounds, args.seconds, left)
         for form in theirs:

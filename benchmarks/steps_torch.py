@@ -1,8 +1,8 @@
 """PyTorch's training steps of benchmarks/steps.py, from the same networks and first weights, in the forms that a user would choose.
 
-    eager             as pytorch/examples has it: float32, convolutions in TF32, NCHW, Adam as it comes
+    eager             as pytorch/examples has it: float32, convolutions in TF32, cudnn.benchmark, NCHW, Adam as it comes
     eager, no TF32    the same with TF32 off
-    AMP               autocast to bfloat16, channels_last, cudnn.benchmark, fused Adam
+    AMP               autocast to bfloat16, channels_last, fused Adam
     captured          that, the whole step captured by torch.cuda.graph, D's parameters frozen in G's step; a critic without
                       normalisation sees real and fake as one batch
     compiled          AMP, and torch.compile(mode="max-autotune") of each network
@@ -187,7 +187,7 @@ def prepare(case: Case, form: Form):
     """The step of a form, ready to be timed, on the GPU."""
     if form.compiled and case.system.penalty is not None:
         raise UserError("torch.compile has no double backward")
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = form.tf32, form.amp
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = form.tf32, True
     step = TorchStep(case, form)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -224,7 +224,7 @@ class Side:
 
     def run(self, name: str, least: float) -> tuple[float, Count]:
         form, step = FORMS[name], self.steps[name]
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = form.tf32, form.amp
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = form.tf32, True
         return timed(step, torch.cuda.synchronize, least)
 
     def count(self, name: str) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from rawgan.backend import Array
+from rawgan.backend import Array, array_module
 from rawgan.kernels import launch
 from rawgan.kernels.spec import Spec
 
@@ -201,7 +201,7 @@ def step_inputs(
     launch.run(step_inputs_kernel, (sum(grid),), z, real, data, index, state, Ticks(g_step, d_step), **sizes, **how, **CONFIG)
 
 
-def _philox(seed: int, words: list[np.ndarray]) -> list[np.ndarray]:
+def _philox(seed: int, words: list[Array]) -> list[Array]:
     """The ten rounds, on 32-bit words held in uint64."""
     mask, key = np.uint64(0xFFFFFFFF), [seed & 0xFFFFFFFF, seed >> 32]
     for _ in range(10):
@@ -214,14 +214,14 @@ def _philox(seed: int, words: list[np.ndarray]) -> list[np.ndarray]:
     return words
 
 
-def _words_reference(size, state, stream) -> np.ndarray:
-    """(4, a quarter of the size): the four words of each counter, by Philox in NumPy."""
-    seed, step = int(state[0]), int(state[1])
-    count = np.arange(launch.cdiv(size, 4), dtype=np.uint64)
-    return np.stack(_philox(seed, [count, *(np.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, stream))]))
+def _words_reference(size, state, stream) -> Array:
+    """(4, a quarter of the size): the four words of each counter, by Philox, where the state is."""
+    seed, step, xp = int(state[0]), int(state[1]), array_module(state)
+    count = xp.arange(launch.cdiv(size, 4), dtype=np.uint64)
+    return xp.stack(_philox(seed, [count, *(xp.full_like(count, word) for word in (step & 0xFFFFFFFF, step >> 32, stream))]))
 
 
-def first_words_reference(size, state, stream) -> np.ndarray:
+def first_words_reference(size, state, stream) -> Array:
     """A uniform variable in (0, 1) for each counter, from the first of its four words."""
     return _unit(_words_reference(4 * size, state, stream)[0])
 

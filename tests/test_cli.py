@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 from typer.testing import CliRunner
 
 from rawgan.cli.main import COMMANDS, app
@@ -154,6 +153,8 @@ class TestTrain:
         refused(("train", "--resume", tmp_path / "run", "--steps", 3), "faces have changed since")
 
     def test_an_event_file(self, tmp_path):
+        from tensorboardX.proto.event_pb2 import Event  # here: other tests import this file where it is not installed
+
         rawgan("train", "dcgan", "--steps", 20, "--batch", 4, "--width", 4, "--tensorboard", "--out", tmp_path / "run")
         (path,) = (tmp_path / "run" / "tensorboard").iterdir()
         content, at, seen = path.read_bytes(), 0, {}

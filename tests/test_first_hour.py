@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,21 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_kernels_benchmark import scaled
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import first_hour, precision  # noqa: E402
+from benchmarks import correctness, first_hour, precision  # noqa: E402
+from benchmarks.kernel_rows import select  # noqa: E402
 from rawgan.backend import choose_device  # noqa: E402
+from rawgan.kernels import specs  # noqa: E402
 
-HANGS = "import time, sys; print('begun', flush=True); time.sleep(60)"
+HANGS = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+print("begun", child.pid)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    child.kill()
+    child.wait()
+    print("ended in order")
+"""
 
 
-def test_parts_in_order(capsys):
-    """A command that fails or hangs is written down with its last words, and the next ones run; each is saved at once."""
+def test_parts_in_order(capsys, tmp_path):
+    """A command that fails or hangs is written down with its last words, and the next ones run; each is saved at once. One that
+    hangs may end what it has started; the log has all that was said, whatever bytes it is."""
     asked, saved = [], {}
     scripts = {
-        "ceilings": ["print('fine')"],
+        "ceilings": ["import sys; sys.stdout.buffer.write(b'x' * 9999 + bytes([0xC3, 10])); print('fine')"],
         "steps": ["import sys; print('wrong'); sys.exit(3)", "print('after it')"],
         "profile": [HANGS],
     }
@@ -33,12 +48,19 @@ def test_parts_in_order(capsys):
         return [["-c", script] for script in scripts[part]]
 
     start = time.monotonic()
-    assert first_hour.all_parts(list(scripts), 0.1, commands, saved.__setitem__)
+    with (tmp_path / "log").open("ab+") as log:
+        assert first_hour.all_parts(list(scripts), 0.1, commands, saved.__setitem__, log)
     assert time.monotonic() - start < 30
     assert [part for part, _ in asked] == list(saved) == list(scripts)
     [ceilings], [failed, after], [hung] = saved.values()
-    assert (ceilings["status"], ceilings["said"]) == (0, "fine\n") and (failed["status"], failed["said"]) == (3, "wrong\n")
-    assert after["said"] == "after it\n" and (hung["status"], hung["said"]) == (None, "begun\n")
+    assert ceilings["status"] == 0 and ceilings["said"].endswith("x\N{REPLACEMENT CHARACTER}\nfine\n")
+    assert len(ceilings["said"]) == first_hour.TAIL and (failed["status"], failed["said"]) == (3, "wrong\n")
+    assert after["said"] == "after it\n" and hung["status"] is None
+    pid = re.fullmatch(r"begun (\d+)\nended in order\n", hung["said"])[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+    said = (tmp_path / "log").read_bytes()
+    assert b"x" * 9999 in said and said.endswith(b"ended in order\n") and said.count(b"\n$ python -c ") == 4
     assert "2 failed" in capsys.readouterr().out
 
 
@@ -52,7 +74,7 @@ def test_time_is_shared_out(monkeypatch):
         now[0] += 60 if part == "kernels" else 0  # the others take none
         return []
 
-    assert not first_hour.all_parts(["kernels", "steps", "profile"], 19, commands, lambda *_: None)
+    assert not first_hour.all_parts(["kernels", "steps", "profile"], 19, commands, lambda *_: None, None)
     assert given == [6.0, round(18 * 10 / 13, 6), 18.0]
 
 
@@ -67,6 +89,25 @@ def test_every_command_is_one():
             done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
             options = [word for word in command if word.startswith("--")]
             assert done.returncode == 0 and all(option in done.stdout for option in options), done.stderr
+
+
+COLLECT = """
+import sys
+import pytest
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("latex2mathml", "marimo", "playwright", "pooch", "sphinx", "tensorboardX"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+sys.exit(pytest.main([*sys.argv[1:], "--collect-only", "-qq"]))
+"""
+
+
+def test_the_tests_for_a_gpu_need_little():
+    """They are found where nothing is installed but what first_hour.NEEDED names, and onnx."""
+    for command in first_hour.commands("tests", 1.0, Path("out"), None)[2:]:
+        done = subprocess.run([sys.executable, "-c", COLLECT, *command[2:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
 
 
 @pytest.mark.skipif(choose_device().name == "gpu", reason="there is a GPU here")
@@ -112,3 +153,44 @@ def test_precision_report(where, tmp_path):
         assert rows["fp32"][player]["layers"].keys() == plain[player]["layers"].keys()
     page = precision.table(result)
     assert page.count("wgan_gp") == 4 and "not measured" not in page
+
+
+class InProcess:
+    """A worker in this process; once it has lost the GPU it answers nothing right."""
+
+    over = None
+
+    def __init__(self, rows):
+        self.side = correctness.Side(np, rows)
+        started.append(self)
+
+    def ask(self, seconds, prepare):
+        return self.side.prepare(prepare)
+
+    def end(self):
+        ended.append(self)
+
+
+started, ended = [], []
+
+
+def test_correctness(monkeypatch):
+    """Counts the cases that are right, and says of each wrong one which it is and why; each is saved."""
+    saved = []
+    for spec, right in ((scaled(), 2), (scaled(by=1.001), 0)):
+        monkeypatch.setitem(specs(), "double", spec)
+        rows = select(["double"], [])
+        found = correctness.check(rows, lambda rows=rows: InProcess(rows), lambda found: saved.append(json.dumps(found)))
+        assert (found["of"], found["right"]) == (2, right) and json.loads(saved[-1]) == found
+    assert len(saved) == 4 and len(started) == len(ended) == 2
+    assert "output 0: 997 of 1000 entries are wrong" in found["wrong"]["double float32 n=1000"]
+
+
+def test_a_lost_gpu_is_lost_to_one_case(monkeypatch):
+    """The next one has a process of its own."""
+    monkeypatch.setitem(specs(), "double", scaled(fails=True))
+    monkeypatch.setattr(correctness.Side, "alive", lambda self: False)
+    rows, before = select(["double"], []), len(started)
+    found = correctness.check(rows, lambda: InProcess(rows), lambda _: None)
+    assert [*found["wrong"].values()] == ["RuntimeError: an illegal address"] * 2
+    assert len(started) - before == 3 and started == ended
