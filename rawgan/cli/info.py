@@ -20,7 +20,7 @@ from rawgan.models.recipes import RECIPES, Recipe
 from rawgan.random import Random
 from rawgan.training.load import load_config
 from rawgan.training.options import PRECISIONS, whole
-from rawgan.training.replay import memory
+from rawgan.training.replay import LOOK, memory
 
 
 def command(
@@ -92,12 +92,13 @@ def plan(what: str, given: dict) -> None:
         from rawgan.planned_steps import planned_step
 
         images, labels = np.zeros((1, size, size, channels), np.uint8), np.zeros(1, np.int64) if recipe.classes else None
-        made = planned_step(gan, recipe, images, batch, labels=labels, precision=precision).plan
+        step = planned_step(gan, recipe, images, batch, labels=labels, precision=precision, batches=LOOK)
     except UserError as error:
         print(f"{'plan':16} none: {error}")
         return
-    print(f"{'launches':16} {len(made.launches)} a step: {', '.join(f'{k} {n}' for k, n in made.counts().most_common())}")
-    print(f"{'memory':16} {memory(made)}")
+    counts = ", ".join(f"{name} {n}" for name, n in step.plan.counts().most_common())
+    print(f"{'launches':16} {len(step.plan.launches)} a step: {counts}")
+    print(f"{'memory':16} {memory(step)}")
 
 
 def installed(package: str) -> str:

@@ -99,14 +99,16 @@ class Replay:
         """What is planned, in words."""
         plan = self.step.plan
         how = f"in CUDA graphs of {self.together} steps" if self.most > 1 else "in Triton's interpreter, a second or more each"
-        return f"{len(plan.launches)} launches a step, {how}; {memory(plan)}"
+        return f"{len(plan.launches)} launches a step, {how}; {memory(self.step)}"
 
 
-def memory(plan) -> str:
-    """The sizes of a plan, in words."""
-    arena, least, separate, outside = map(in_bytes, (plan.bytes, plan.least, plan.separate, plan.outside))
+def memory(step) -> str:
+    """The sizes of a planned step, in words; the data set is not counted."""
+    plan = step.plan
+    outside = plan.outside - step.images.nbytes - (step.every_label.nbytes if step.recipe.classes else 0)
+    arena, least, separate, outside = map(in_bytes, (plan.bytes, plan.least, plan.separate, outside))
     arena = f"an arena of {arena}, where {least} are alive at once and all arrays side by side take {separate}"
-    return f"{arena}; outside it {outside}: parameters, optimizers, slices of gradients, inputs, data set"
+    return f"{arena}; outside it {outside}: parameters, optimizers, slices of gradients, inputs"
 
 
 def in_bytes(size: int) -> str:
