@@ -24,7 +24,7 @@ from rawgan.errors import UserError
 from rawgan.kernels.plan import Plan
 from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
-from rawgan.training import loop, replay, session
+from rawgan.training import loop, replay, session, trainer
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.feed import Feed
 from rawgan.training.session import Session, resume, start
@@ -119,7 +119,7 @@ def overflow(folder: Path) -> str:
 
 def worker(name: str, where: str, folder: Path) -> dict:
     RECIPES["wgan_gp"] = TWO_STEPS
-    loop.save_curves = session.save_gradients = session.save_progress = lambda *_: None  # they take longer than the runs
+    loop.save_curves = trainer.save_gradients = trainer.save_progress = lambda *_: None  # they take longer than the runs
     loop.LOG_EVERY = session.LOG_EVERY = 2
     said = {"apart": inside(name)} | {"overflow": overflow(folder) if name == "cgan" else ""} if where == "cpu" else {}
     runs(name, where, folder)

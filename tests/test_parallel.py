@@ -38,9 +38,9 @@ PROGRAM = """
 import os
 open("pid." + os.environ["OMPI_COMM_WORLD_RANK"], "w").write(str(os.getpid()))
 from rawgan.cli.main import main
-from rawgan.training import loop, session
+from rawgan.training import loop, trainer
 for name in ("save_curves", "save_gradients", "save_progress"):
-    setattr(loop if name == "save_curves" else session, name, lambda *_: None)
+    setattr(loop if name == "save_curves" else trainer, name, lambda *_: None)
 main()
 """  # the command line, whose processes say which they are; nothing is plotted, which would take longer than the runs
 
