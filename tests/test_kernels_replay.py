@@ -193,13 +193,13 @@ class TestRefusals:
     def test_where_it_cannot_run(self, tmp_path, monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         args = ("--device", "cpu", "--out", tmp_path / "run")
-        refused(("train", "dcgan", "--planned", *args), "there is no GPU to run them", "very slowly")
+        refused(("train", "dcgan", "--planned", *args), "Triton kernels need a GPU, but --device cpu was asked for", "very slowly")
         refused(("train", "dcgan", "--precision", "bf16", *args), "--precision bf16 goes with --planned")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         refused(("train", "dcgan", "--planned", "--precision", "fp8", *args), "choose fp32, tf32, bf16")
         refused(("train", "dcgan", "--planned", "--precision", "bf16", *args), "--precision needs a GPU")
         refused(("train", "dcgan", "--planned", "--parallel", "mpi", *args), "--planned trains in one process")
-        refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
+        refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the losses of ACGAN")
         assert not (tmp_path / "run").exists()
 
     def test_in_several_processes(self):

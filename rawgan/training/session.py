@@ -200,6 +200,7 @@ def fingerprint(images: Images) -> list[int]:
 
 def open_session(options: Options, ranks: Ranks) -> Session:
     """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
+    options.changed_recipe()  # what makes no sense is said before anything is done
     device = choose_device(options.device, options.kernels or options.planned)
     if options.parallel != "none" and (options.parallel == "nccl") != (device.name == "gpu"):
         raise UserError(f"--parallel {options.parallel} does not train on a {device.name}: mpi is for --device cpu, nccl for gpu")
@@ -207,7 +208,6 @@ def open_session(options: Options, ranks: Ranks) -> Session:
     print(f"Device: {device.name}, computing with {device.path} ({device.why}){more}.", flush=True)
     if options.parallel != "none":
         print(f"Ranks: {ranks.size}, by {ranks.name}; BatchNorm's statistics {options.batchnorm}.", flush=True)
-    options.changed_recipe()  # what makes no sense is said before pictures are loaded
     if options.precision != "fp32" and device.name == "cpu":
         raise UserError(f"Triton's interpreter does not round as {options.precision} does: --precision needs a GPU")
     images = load(options.data, options.natural_size(), options.channels)
