@@ -35,7 +35,10 @@ from rawgan.kernels import kernels
 from rawgan.planned import PRECISIONS, Planned, Player
 
 PLAIN = "NumPy float32"
-INTERPRETER = {"name": "interpreter", "emulated": "Triton's interpreter; TF32 and bfloat16 products by rounding in NumPy"}
+INTERPRETER = {
+    "name": "interpreter",
+    "emulated": "Triton's interpreter; NumPy cuts factors to TF32, or rounds them to bfloat16",
+}
 Gradients = dict[str, dict[str, np.ndarray]]
 
 

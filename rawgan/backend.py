@@ -313,12 +313,12 @@ def _with_kernels(device: Device) -> Device:
     """The device with Triton kernels. Raises UserError where they cannot run."""
     interpreter = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
     if find_spec("triton") is None:
-        raise UserError("kernels were asked for, but Triton is not installed here")
+        raise UserError("the kernels need Triton, which is not installed here")
     if device.name == "gpu" and interpreter:
-        raise UserError("kernels were asked for on a GPU, but TRITON_INTERPRET is set: unset it, or use --device cpu")
+        raise UserError("TRITON_INTERPRET is set, and Triton's interpreter runs no kernels on a GPU: unset it, or use --device cpu")
     if device.name == "cpu" and not interpreter:
         raise UserError(
-            f"kernels were asked for, but there is no GPU to run them ({device.why}); "
+            f"Triton kernels need a GPU, but {device.why if device is not CPU else '--device cpu was asked for'}; "
             "TRITON_INTERPRET=1 in the environment runs them in Triton's interpreter, very slowly"
         )
     return replace(device, path="Triton kernels on CuPy" if device.name == "gpu" else "Triton's interpreter on NumPy", kernels=True)

@@ -61,7 +61,10 @@ class Ranks:
     def part(self, n: int) -> slice:
         """This rank's part of n samples. Raises UserError unless they can be shared out evenly, two or more to each."""
         if n % self.size or (self.size > 1 and n < 2 * self.size):
-            raise UserError(f"a batch of {n} cannot be split evenly over {self.size} processes, at least 2 to each: change --batch")
+            raise UserError(
+                f"a batch of {n} cannot be split evenly over {self.size} processes, 2 or more to each: "
+                "change --batch or their number"
+            )
         N = n // self.size
         return slice(self.rank * N, (self.rank + 1) * N)
 
@@ -258,7 +261,7 @@ def load_mpi() -> ModuleType:
         mpi4py.rc.finalize = False  # connect does, where there was no error
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]  # below it mpi4py lists where it looked
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"--parallel needs mpi4py and an MPI library: pip install 'rawgan[parallel]' ({reason})") from error
     if MPI.Is_finalized():
         raise UserError("MPI can be used once in a process: start another one for another parallel training")

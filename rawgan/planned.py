@@ -49,7 +49,7 @@ def sides(objective: Objective) -> tuple[tuple, tuple, tuple]:
         return ("linear", -1.0), ("linear", 1.0), ("linear", -1.0)
     if type(objective) is Hinge:
         return ("hinge", -1.0), ("hinge", 1.0), ("linear", -1.0)
-    raise UserError(f"the planned step does not know the objective {objective}")
+    raise UserError(f"the planned step does not know the losses of {type(objective).__name__} yet")
 
 
 def critic_steps(recipe: Recipe) -> set[int]:

@@ -1,17 +1,20 @@
 """What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
 
 import os
+import runpy
+import sys
 from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from example_runs import EXAMPLES
 from hypothesis import settings
 
 from rawgan.backend import choose_device
 from rawgan.data import load
-from rawgan.training import loop, session
+from rawgan.training import loop, session, trainer
 
 torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
@@ -65,6 +68,19 @@ def rng():
     return np.random.default_rng(5)
 
 
+@pytest.fixture
+def example(monkeypatch, capsys):
+    """An example in this process: (exit status, stdout, stderr)."""
+
+    def call(script, *args):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, args), "--device", "cpu"])
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return leaving.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def nothing_plotted():
     """For tests of runs: the digits are drawn once, and nothing is plotted, which would take longer than the runs."""
@@ -72,5 +88,5 @@ def nothing_plotted():
         patch.setattr(session, "load", cache(load))
         patch.setattr(loop, "save_curves", lambda *_: None)
         for name in ("save_gradients", "save_norms", "save_progress"):
-            patch.setattr(session, name, lambda *_: None)
+            patch.setattr(trainer, name, lambda *_: None)
         yield

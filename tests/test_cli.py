@@ -83,6 +83,7 @@ class TestInfo:
         refused(("info", "--batch", 3), "rawgan info RECIPE --batch 3")
         refused(("info", "dcgan", "--precision", "fp8"), "choose fp32, tf32, bf16")
         refused(("info", "dcgan", "--size", 33), "size 33 cannot be reached")
+        refused(("info", "dcgan", "--size", 4096, "--width", 4096), "not enough memory")
         assert re.search(r"^plan +none: .*the planned step does not know", rawgan("info", "acgan").stdout, re.MULTILINE)
 
 

@@ -11,7 +11,7 @@ from rawgan.layers import ConvTranspose2d, Linear
 from rawgan.losses import BCE, Hinge, LeastSquares, Wasserstein
 from rawgan.models.recipes import RECIPES
 from rawgan.optim import Adam
-from rawgan.training import session
+from rawgan.training import trainer
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.diagnosis import Doctor, spread
 from rawgan.training.load import load_generator
@@ -219,13 +219,13 @@ class TestOverflow:
 
     def test_nothing_stays_patched(self, tmp_path, monkeypatch):
         made = []
-        original = session.first_overflow
+        original = trainer.first_overflow
 
         def remember(gan, *args):
             made.append(gan)
             return original(gan, *args)
 
-        monkeypatch.setattr(session, "first_overflow", remember)
+        monkeypatch.setattr(trainer, "first_overflow", remember)
         self.broken(tmp_path / "run", lr=1e39)
         (gan,) = made
         assert "forward" not in vars(gan.generator.layers[1]) and "step" not in vars(gan.generator_optimizer)

@@ -1,7 +1,7 @@
-"""Mistakes in the training step, each put in by monkeypatch: the comparisons of test_gan.py find them. m.setattr undoes itself."""
+"""Mistakes in the step of rawgan.gan, each put in by monkeypatch: the comparisons of test_gan.py find them."""
 
 import pytest
-from test_gan import assert_parity, assert_steps, dcgan
+from gan_twin import assert_parity, assert_steps, dcgan
 
 from rawgan.backend import array_module
 from rawgan.gan import GAN

@@ -160,7 +160,7 @@ def test_table_names_the_kernel_of_each_gpu():
 PAGE = """# What the kernels compile to
 
 Every configuration of every kernel, compiled by Triton {version} for an A100 (sm_80), an H100 (sm_90) and a B200 (sm_100), as the
-tests do on every commit: registers of a thread, shared memory of a block in KB, and instructions in a step of the main loop, where
+tests do: registers of a thread, shared memory of a block in KB, and instructions in a step of the main loop, where
 there is one. The stack is 0 everywhere. No time was measured.
 Written by `python tests/test_kernels_compile.py docs/kernel_table.md`.
 

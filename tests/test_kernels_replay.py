@@ -24,7 +24,7 @@ from rawgan.errors import UserError
 from rawgan.kernels.plan import Plan
 from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
-from rawgan.training import loop, replay, session
+from rawgan.training import loop, replay, session, trainer
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.feed import Feed
 from rawgan.training.session import Session, resume, start
@@ -119,7 +119,7 @@ def overflow(folder: Path) -> str:
 
 def worker(name: str, where: str, folder: Path) -> dict:
     RECIPES["wgan_gp"] = TWO_STEPS
-    loop.save_curves = session.save_gradients = session.save_progress = lambda *_: None  # they take longer than the runs
+    loop.save_curves = trainer.save_gradients = trainer.save_progress = lambda *_: None  # they take longer than the runs
     loop.LOG_EVERY = session.LOG_EVERY = 2
     said = {"apart": inside(name)} | {"overflow": overflow(folder) if name == "cgan" else ""} if where == "cpu" else {}
     runs(name, where, folder)
@@ -193,12 +193,12 @@ class TestRefusals:
     def test_where_it_cannot_run(self, tmp_path, monkeypatch):
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         args = ("--device", "cpu", "--out", tmp_path / "run")
-        refused(("train", "dcgan", "--planned", *args), "there is no GPU to run them", "very slowly")
+        refused(("train", "dcgan", "--planned", *args), "Triton kernels need a GPU, but --device cpu was asked for", "very slowly")
         refused(("train", "dcgan", "--precision", "bf16", *args), "--precision bf16 goes with --planned")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         refused(("train", "dcgan", "--planned", "--precision", "fp8", *args), "choose fp32, tf32, bf16")
         refused(("train", "dcgan", "--planned", "--precision", "bf16", *args), "--precision needs a GPU")
-        refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the objective")
+        refused(("train", "acgan", "--planned", "--width", 4, *args), "the planned step does not know the losses of ACGAN")
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("flip", [False, True])

@@ -46,5 +46,5 @@ def test_kernels_that_cannot_run(tmp_path):
     """One sentence, exit 2, no run folder."""
     done = train(tmp_path / "run", "dcgan", "--kernels", "--steps", 1, interpret=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: kernels were asked for, but there is no GPU to run them")
+    assert done.stderr.startswith("error: Triton kernels need a GPU, but")
     assert not (tmp_path / "run").exists()

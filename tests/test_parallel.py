@@ -24,7 +24,7 @@ from rawgan.backend import CPU
 from rawgan.cli.main import app
 from rawgan.data import load
 from rawgan.errors import UserError
-from rawgan.parallel import ALONE, Lost, MPIRanks, NCCLRanks, Ranks, Share, connect
+from rawgan.parallel import ALONE, Lost, MPIRanks, NCCLRanks, Ranks, Share, connect, load_mpi
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.session import Session, resume, start
 
@@ -38,9 +38,9 @@ PROGRAM = """
 import os
 open("pid." + os.environ["OMPI_COMM_WORLD_RANK"], "w").write(str(os.getpid()))
 from rawgan.cli.main import main
-from rawgan.training import loop, session
+from rawgan.training import loop, trainer
 for name in ("save_curves", "save_gradients", "save_progress"):
-    setattr(loop if name == "save_curves" else session, name, lambda *_: None)
+    setattr(loop if name == "save_curves" else trainer, name, lambda *_: None)
 main()
 """  # the command line, whose processes say which they are; nothing is plotted, which would take longer than the runs
 
@@ -184,7 +184,9 @@ class TestRuns:
     def test_what_is_refused_is_said_once(self, tmp_path):
         done = two(*tiny("--batch", 9, "--parallel", "mpi", "--out", "run"), folder=tmp_path, status=2)
         said = re.findall("^error: .*", done.stderr, re.MULTILINE)
-        assert said == ["error: a batch of 9 cannot be split evenly over 2 processes, at least 2 to each: change --batch"]
+        assert said == [
+            "error: a batch of 9 cannot be split evenly over 2 processes, 2 or more to each: change --batch or their number"
+        ]
         assert not (tmp_path / "run").exists()
 
     def test_an_overflow_is_said_once(self, tmp_path):
@@ -384,6 +386,19 @@ class TestNCCL:
         got, want = (load_file(tmp_path / run / "weights.safetensors") for run in ("run", "alone"))
         for name, a in want.items():
             np.testing.assert_allclose(got[name], a, atol=1e-4, err_msg=name)
+
+
+def test_a_missing_library_is_one_line(monkeypatch):
+    """mpi4py without an MPI library names every place where it has looked, in a line each."""
+
+    def missing(name):
+        raise RuntimeError("cannot load MPI library\nlibmpi.so: no such file") if name == "MPI" else AttributeError(name)
+
+    without = ModuleType("mpi4py")
+    without.rc, without.__getattr__ = SimpleNamespace(), missing
+    monkeypatch.setitem(sys.modules, "mpi4py", without)
+    with pytest.raises(UserError, match=r"pip install 'rawgan\[parallel\]' \(cannot load MPI library\)$"):
+        load_mpi()
 
 
 def test_mpirun_is_that_of_the_wheel():

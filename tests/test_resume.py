@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from rawgan.errors import UserError
 from rawgan.models import dcgan
 from rawgan.models.recipes import RECIPES
-from rawgan.training import loop, session
+from rawgan.training import loop, session, trainer
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.run import RunFolder, locked
 from rawgan.training.session import resume, start
@@ -126,7 +126,7 @@ def test_killed_at_its_very_end(where, tmp_path, monkeypatch):
 
     told = options("wgan_gp", steps=13, sample_every=13)
     start(told, tmp_path / "straight")
-    owner = {"save_curves": loop, "save_gradients": session, "save_weights": RunFolder}[where]
+    owner = {"save_curves": loop, "save_gradients": trainer, "save_weights": RunFolder}[where]
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, killed)
         with pytest.raises(Killed):

@@ -27,7 +27,7 @@ def device_for(wish: str) -> Device:
 
 
 def speaking(command: Callable) -> Callable:
-    """The command, leaving with 2 and one sentence where the user gave what cannot be used."""
+    """The command, leaving with 2 and one sentence where the user gave what cannot be used, or what no memory can hold."""
 
     @wraps(command)
     def run(*args, **options):
@@ -35,6 +35,9 @@ def speaking(command: Callable) -> Callable:
             return command(*args, **options)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except MemoryError as error:
+            print(f"error: there is not enough memory for networks and batches of this size ({error})", file=sys.stderr)
             raise typer.Exit(2) from error
 
     return run

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rawgan.backend import Array, Device, choose_device, to_host, use_kernels
 from rawgan.data import Images, load
@@ -20,15 +19,14 @@ from rawgan.layers import Sequential, parameter_count, state
 from rawgan.parallel import ALONE, Ranks, connect
 from rawgan.random import Random
 from rawgan.training.board import Board, open_board
-from rawgan.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from rawgan.training.diagnosis import Doctor, first_overflow
+from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.feed import Ahead, Feed, restore_streams
-from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, progress, sample
+from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, sample
 from rawgan.training.options import Options, from_config, read_config, to_config, whole
 from rawgan.training.partner import Partner
-from rawgan.training.pictures import save_gradients, save_grid, save_norms, save_progress
 from rawgan.training.replay import Replay
-from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config, write_whole
+from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config
+from rawgan.training.trainer import Trainer
 
 
 class Session:
@@ -62,6 +60,10 @@ class Session:
     def drawn(self) -> Sequential:
         """The network that pictures are drawn with."""
         return self.average.net if self.average else self.gan.generator
+
+    def anew(self) -> "Session":
+        """The same session before its first step, of one process."""
+        return Session(self.options, self.images, self.device)
 
     def plan(self) -> Replay:
         """The planned step, from where the session is; its random numbers follow from the seed and the step."""
@@ -199,6 +201,7 @@ def fingerprint(images: Images) -> list[int]:
 
 def open_session(options: Options, ranks: Ranks) -> Session:
     """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
+    options.changed_recipe()  # what makes no sense is said before anything is done
     device = choose_device(options.device, options.kernels or options.planned)
     if options.parallel != "none" and (options.parallel == "nccl") != (device.name == "gpu"):
         raise UserError(f"--parallel {options.parallel} does not train on a {device.name}: mpi is for --device cpu, nccl for gpu")
@@ -206,7 +209,6 @@ def open_session(options: Options, ranks: Ranks) -> Session:
     print(f"Device: {device.name}, computing with {device.path} ({device.why}){more}.", flush=True)
     if options.parallel != "none":
         print(f"Ranks: {ranks.size}, by {ranks.name}; BatchNorm's statistics {options.batchnorm}.", flush=True)
-    options.changed_recipe()  # what makes no sense is said before pictures are loaded
     if options.precision != "fp32" and device.name == "cpu":
         raise UserError(f"Triton's interpreter does not round as {options.precision} does: --precision needs a GPU")
     images = load(options.data, options.natural_size(), options.channels)
@@ -321,78 +323,3 @@ def launches(replay: Replay | None, steps: int) -> str:
         counts = launched.most_common()
     starts = f"; {steps} steps in {replay.starts} starts of the plan" if replay else ""
     return (", ".join(f"{name} {count}" for name, count in counts) or "none") + starts
-
-
-class Trainer(Partner):
-    """What rank 0 does around the steps of a GAN, and writes."""
-
-    def __init__(self, session: Session, run: RunFolder, board: Board | None):
-        super().__init__(session)
-        self.run, self.board = run, board
-        self.doctor = Doctor(session.recipe, session.images.images[: 8 * session.columns])
-
-    def draw(self, done):
-        images = self.session.images_drawn()
-        save_grid(self.run.path / "samples" / f"step_{done:06}.png", images, self.session.columns)
-        if self.board:
-            self.board.images(done, images, self.session.columns)
-        if done and "penalty_norms" in self.run.tables:
-            self.run.log("penalty_norms", *({"step": done, "norm": norm} for norm in to_host(self.session.gan.norms).tolist()))
-        self.hear(self.doctor.look(done, images))
-
-    def say(self, row):
-        return progress(row)
-
-    def logged(self, done, row):
-        norms = self.session.gradient_norms() if done == self.session.done else {}  # a graph has gone past the others
-        if norms:
-            self.run.log("gradients", {"step": done} | norms)
-        if self.board:
-            self.board.numbers(done, row, norms)
-        self.hear(self.doctor.listen(done, row, norms))
-
-    def hear(self, said: list[str]) -> None:
-        """Says it, and keeps it for the report: a line each, once, as a resumed run may say again what it said before."""
-        for sentence in said:
-            tqdm.write(f"diagnosis: {sentence}", file=sys.stderr)
-        path = self.run.path / "diagnosis.txt"
-        kept = path.read_text(encoding="utf-8").splitlines() if said and path.exists() else []
-        if new := [sentence for sentence in said if sentence not in kept]:
-            write_whole(path, "".join(f"{line}\n" for line in kept + new).encode())
-
-    def save(self, done):
-        super().save(done)
-        self.run.sync()
-        save_checkpoint(self.run.path, done, self.session.arrays(), self.session.facts(), self.session.options.keep)
-        tqdm.write(f"checkpoint: step {done}", file=sys.stdout)
-        sys.stdout.flush()
-
-    def explain(self, done):
-        return overflow(self.session, self.run.path, done) if self.session.ranks.size == 1 else super().explain(done)
-
-    def weights(self):
-        return self.session.weights()
-
-    def finish(self):
-        save_gradients(self.run.path / "gradients.png", self.run.tables["gradients"].rows)
-        if "penalty_norms" in self.run.tables and (rows := self.run.tables["penalty_norms"].rows):
-            save_norms(self.run.path / "penalty_norms.png", rows)
-        save_progress(self.run.path / "progress.gif", sorted((self.run.path / "samples").glob("step_*.png")))
-
-
-def overflow(session: Session, run: Path, done: int) -> str:
-    """Where, up to step `done`, the first number stopped being finite: going again through the steps since the last checkpoint."""
-    session.close()
-    session.replay = None  # room for that of another session
-    found = checkpoints(run)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        again = Session(session.options, session.images, session.device)
-    if found:
-        again.restore(list(found.values())[-1])
-    kept = f"the last good checkpoint is of step {again.done}" if found else "there was no checkpoint yet"
-    try:
-        where = first_overflow(again.gan, again.careful, again.done, done)
-    finally:
-        again.close()
-    return f"{where}; {kept}"
