@@ -6,8 +6,9 @@ with its gradient penalty, from z and real images. float32, batch 64, data alrea
 without end a D wins within a minute, its gradients turn subnormal, and a processor computes with those at a tenth of its speed.
 
 The two run the same layers and steps on the same cores in turns, so that a busy moment of the machine hits both; what counts is the
-median over the rounds of the ratio of the two times of one round. Run it on an idle machine all the same: where another program is
-on the cores, PyTorch's threads wait for each other far longer than ours do.
+median over the rounds of the ratio of the two times of one round. Threads go on spinning after their library's turn, so each turn
+begins with a rest, and with steps that are not measured. Run it on an idle machine all the same: where another program is on the
+cores, PyTorch's threads wait for each other far longer than ours do.
 
 PyTorch's step is that of pytorch/examples, which computes D's weight gradients in G's step, too, and throws them away. "same"
 padding is its padding=2 and output_padding=1: the same sizes and work, one pixel beside.
@@ -30,6 +31,7 @@ from benchmarks.facts import ROOT, facts
 
 BATCH = 64
 LIBRARIES = ("rawgan", "torch")
+REST = 0.1  # seconds after which no thread of the other library waits spinning
 # by which a library is held to instructions older than the processor's: not passed on, each chooses for itself
 HELD = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
@@ -253,6 +255,9 @@ def work(library: str, name: str) -> None:
     step, parameters = (rawgan_step if library == "rawgan" else torch_step)(CASES[name])
     print(json.dumps({"parameters": parameters, "blas": numpy_blas() if library == "rawgan" else None}), flush=True)
     for line in sys.stdin:
+        time.sleep(REST)
+        for _ in range(-(-int(line) // 4)):
+            step()
         start = time.perf_counter()
         for _ in range(int(line)):
             step()

@@ -211,8 +211,8 @@ def elementwise(f: Callable[..., Array], into: Callable[..., None] | None = None
 
     @wraps(f)
     def parts(x: Array, *rest):
-        xp = array_module(x, *(a for a in rest if getattr(a, "shape", ())))
-        fast = into is not None and fast_on() and x.nbytes > PART // 16
+        xp = array_module(x, *[a for a in rest if getattr(a, "shape", ())])
+        fast = into is not None and x.nbytes > PART // 16 and fast_on()
         if xp is not np or _kernels or x.ndim == 0 or (x.nbytes <= PART and not fast):
             return f(x, *rest)
         step = max(1, PART * len(x) // x.nbytes)

