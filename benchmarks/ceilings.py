@@ -6,16 +6,14 @@ The node is the smallest kernel there is here, ReLU of one block, 500 times in a
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.facts import RESULTS, begun, facts, write
+from benchmarks.facts import RESULTS, as_program, begun, facts, write
 from benchmarks.step_worker import why
 from benchmarks.timing import CupyClock, ceilings, measure
-from rawgan.errors import UserError
 from rawgan.kernels import kernels, launch
 from rawgan.kernels.plan import Plan
 
@@ -55,8 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

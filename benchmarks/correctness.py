@@ -8,18 +8,16 @@ is wrong hides no other. The file is written after every case.
 
 import argparse
 import multiprocessing
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.facts import RESULTS, begun, cores, facts, write
+from benchmarks.facts import RESULTS, as_program, begun, cores, facts, write
 from benchmarks.kernel_rows import Call, Row, prepare, select
 from benchmarks.step_worker import Worker, answer, why
 from benchmarks.timing import gpu
 from rawgan.backend import choose_device
-from rawgan.errors import UserError
 from rawgan.kernels import specs
 
 PATIENCE = 60.0  # seconds that a case may take
@@ -108,8 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

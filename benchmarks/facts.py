@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 from rawgan.errors import UserError
 
@@ -58,6 +60,15 @@ def facts(device: dict, commit: str | None = None) -> dict:
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def as_program(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends with its status; bad input is one sentence, and 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def reason(error: Exception) -> dict:

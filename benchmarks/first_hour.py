@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from benchmarks.facts import RESULTS, ROOT, begun, facts, write
+from benchmarks.facts import RESULTS, ROOT, as_program, begun, facts, write
 from rawgan.backend import choose_device
 from rawgan.errors import UserError
 
@@ -163,8 +163,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import kernel_report as report
-from benchmarks.facts import ROOT, cores, facts, reason, slug, write
+from benchmarks.facts import ROOT, as_program, cores, facts, reason, slug, write
 from benchmarks.kernel_rows import Call, Row, candidates, describe, multiplies, prepare, select
 from benchmarks.timing import CupyClock, ceilings, measure
 from rawgan.errors import UserError
@@ -215,8 +215,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

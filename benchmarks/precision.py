@@ -25,12 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.facts import NOT, ROOT, facts, slug, write
+from benchmarks.facts import NOT, ROOT, as_program, facts, slug, write
 from benchmarks.kernel_rows import float64
 from benchmarks.step_cases import CASES, Case
 from benchmarks.step_worker import why
 from rawgan.backend import CPU, Array, Device, choose_device, to_host
-from rawgan.errors import UserError
 from rawgan.kernels import kernels
 from rawgan.planned import PRECISIONS, Planned, Player
 
@@ -235,8 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as wrong:
-        print(f"error: {wrong}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

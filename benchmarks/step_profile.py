@@ -10,19 +10,17 @@ each moved once, and of its FLOPs. What is summed up per kernel is the median of
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.facts import RESULTS, begun, facts, write
+from benchmarks.facts import RESULTS, as_program, begun, facts, write
 from benchmarks.roofline import PRECISIONS as RATES
 from benchmarks.step_cases import CASES
 from benchmarks.step_worker import why
 from benchmarks.timing import CupyClock
 from benchmarks.timing import launch as timed
 from rawgan.backend import address, choose_device
-from rawgan.errors import UserError
 from rawgan.kernels.launch import Launch
 from rawgan.planned import PRECISIONS
 
@@ -127,8 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

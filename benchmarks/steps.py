@@ -13,14 +13,13 @@ each case; another call adds what is missing, --again measures anew. What takes 
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from benchmarks.facts import RESULTS, begun, facts, write
+from benchmarks.facts import RESULTS, as_program, begun, facts, write
 from benchmarks.step_cases import CASES
 from benchmarks.step_worker import Worker
 from benchmarks.steps_dry import compile_plans, dry_run, plans
@@ -192,8 +191,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_program(main)

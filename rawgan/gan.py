@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rawgan.backend import Array, array_module, blas
-from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Dropout, Sequential, leaves
+from rawgan.layers import BatchNorm, Conv2d, ConvTranspose2d, Dropout, Layer, Sequential, leaves
 from rawgan.losses import Objective
 from rawgan.optim import Optimizer
 from rawgan.parallel import ALONE, Ranks
@@ -50,10 +50,13 @@ class GAN:
             raise ValueError("of a joint pass no scores of the fakes alone are there for G: both updates at once need two passes")
         self.gradients: dict[str, Array] = {}
         self.norms: Array | None = None
-        players = leaves(self.generator) + leaves(self.discriminator)
-        self.convolves = any(isinstance(layer, Conv2d | ConvTranspose2d) for _, layer in players)
+        self.convolves = any(isinstance(layer, Conv2d | ConvTranspose2d) for layer in self.layers())
         self.ranks: Ranks = ALONE
         self.synchronised = False
+
+    def layers(self) -> list[Layer]:
+        """Those of both networks."""
+        return [layer for net in (self.generator, self.discriminator) for _, layer in leaves(net)]
 
     def join(self, ranks: Ranks, synchronised: bool = False) -> None:
         """From now on this is one of several that train together, each on its part of every batch: their gradients are averaged.
@@ -62,7 +65,7 @@ class GAN:
         averaged by `level`.
         """
         self.ranks, self.rng, self.synchronised = ranks, ranks.share(self.rng), synchronised and ranks.size > 1
-        for _, layer in leaves(self.generator) + leaves(self.discriminator):
+        for layer in self.layers():
             if isinstance(layer, Dropout):
                 layer.bind(ranks.share(layer.rng))
             elif isinstance(layer, BatchNorm) and self.synchronised:
@@ -71,8 +74,7 @@ class GAN:
     def level(self) -> None:
         """Running statistics that each process took of its own samples become their means: the same on all."""
         if not self.synchronised:
-            layers = [layer for _, layer in leaves(self.generator) + leaves(self.discriminator) if isinstance(layer, BatchNorm)]
-            self.ranks.level([a for layer in layers for a in layer.buffers.values()])
+            self.ranks.level([a for layer in self.layers() if isinstance(layer, BatchNorm) for a in layer.buffers.values()])
 
     def train_step(self, real: Samples | list[Samples], z: Samples | list[Samples]) -> dict[str, Array]:
         """D learns from real and fake images, then G from what the new D says of the same fakes.

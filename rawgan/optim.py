@@ -112,7 +112,6 @@ class RMSprop(Optimizer):
         if kernels_on(theta, g):
             return kernels.rmsprop(theta, g, v, *self.clock(), self.rho, self.eps, self.decay)
         xp = array_module(theta)
-
         lr = self.lr / (1 + self.decay * (self.t - 1))
 
         def part(i: slice) -> None:

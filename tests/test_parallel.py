@@ -133,20 +133,6 @@ class TestRuns:
         got, want = (np.genfromtxt(tmp_path / run / "metrics.csv", delimiter=",", skip_header=1) for run in ("run", "alone"))
         np.testing.assert_allclose(got, want, rtol=1e-4)
 
-    @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
-    def test_planned_run(self, tmp_path, monkeypatch):
-        """As a plan: a checkpoint refuses ranks that differ by a bit, and a resumed run is the one that was not ended."""
-        monkeypatch.setitem(ENVIRONMENT, "TRITON_INTERPRET", "1")
-        told = ["train", "dcgan", "--width", 4, "--batch", 4, "--size", 8, "--flip", "--sample-every", 2, "--device", "cpu"]
-        told += ["--planned", "--parallel", "mpi", "--checkpoint-every", 1]
-        two(*told, "--steps", 1, "--out", "run", folder=tmp_path)
-        two("train", "--resume", "run", "--steps", 2, folder=tmp_path)
-        said = two(*told, "--steps", 2, "--out", "straight", folder=tmp_path).stdout
-        assert "mean_ 4" in said and "add_slices_kernel 4" in said
-        assert_same_run(tmp_path / "run", tmp_path / "straight")
-        two(*told, "--batchnorm", "synchronised", "--steps", 1, "--out", "not", folder=tmp_path, status=2)
-        assert not (tmp_path / "not").exists()
-
     @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
     def test_killed_ranks(self, tmp_path):
         """Either of the two dies: the other ends soon, the run goes on, and is at its end what it is without kills."""

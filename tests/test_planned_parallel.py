@@ -3,14 +3,15 @@
 TRITON_INTERPRET=1 mpirun -n 2 python tests/test_planned_parallel.py FOLDER      what each process does
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import assert_same_run
 from test_kernels_worker import float64
+from test_parallel import ENVIRONMENT, PATIENCE, TWO, two, with_mpi
 
 from rawgan.backend import CPU
 from rawgan.errors import UserError
@@ -22,7 +23,6 @@ from rawgan.planned import PlannedStep
 from rawgan.random import Random
 
 DCGAN, BATCH, STEPS = RECIPES["dcgan"], 4, 2
-MPIRUN = Path(sys.executable).with_name("mpirun")
 
 
 def build(ranks: Ranks, dtype=np.float32, synchronised: bool = False):
@@ -57,11 +57,10 @@ def main(folder: Path) -> None:
         np.savez(folder / f"{ranks.rank}.npz", **found)
 
 
-@pytest.mark.skipif(not MPIRUN.exists(), reason="MPI has no wheel for this system")
+@with_mpi
 def test_two_planned_processes_train_as_two_do(tmp_path):
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-    command = [MPIRUN, "-n", "2", sys.executable, __file__, tmp_path]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    environment = ENVIRONMENT | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([*TWO, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     assert not np.array_equal(first["z"], second["z"]), "each draws for itself"
@@ -69,6 +68,21 @@ def test_two_planned_processes_train_as_two_do(tmp_path):
         assert first[name].tobytes() == second[name].tobytes()
     far = {name: np.abs(first[name] - first["exact"]).max() for name in ("planned", "plain")}
     assert far["planned"] <= 4 * far["plain"] + 1e-9
+
+
+@with_mpi
+def test_a_planned_run(tmp_path, monkeypatch):
+    """As a plan: a checkpoint refuses ranks that differ by a bit, and a resumed run is the one that was not ended."""
+    monkeypatch.setitem(ENVIRONMENT, "TRITON_INTERPRET", "1")
+    told = ["train", "dcgan", "--width", 4, "--batch", 4, "--size", 8, "--flip", "--sample-every", 2, "--device", "cpu"]
+    told += ["--planned", "--parallel", "mpi", "--checkpoint-every", 1]
+    two(*told, "--steps", 1, "--out", "run", folder=tmp_path)
+    two("train", "--resume", "run", "--steps", 2, folder=tmp_path)
+    said = two(*told, "--steps", 2, "--out", "straight", folder=tmp_path).stdout
+    assert "mean_ 4" in said and "add_slices_kernel 4" in said
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+    two(*told, "--batchnorm", "synchronised", "--steps", 1, "--out", "not", folder=tmp_path, status=2)
+    assert not (tmp_path / "not").exists()
 
 
 def twice(calls: list | None = None) -> Ranks:
