@@ -1,4 +1,4 @@
-"""Sphinx's settings for this site; `python -m docs.build` builds it."""
+"""Sphinx configuration of the site; `python -m docs.build` builds it."""
 
 import sys
 from pathlib import Path
@@ -25,9 +25,12 @@ html_copy_source = False
 html_last_updated_fmt = None
 FONTS = {
     "font-stack": 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif',
-    "font-stack--monospace": 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
+    "font-stack--monospace": 'ui-monospace, "SF Mono", Menlo, '
+    'Consolas, "DejaVu Sans Mono", monospace',
 }
 html_theme_options = {
-    "light_css_variables": FONTS | {"color-brand-primary": "#0b5cad", "color-brand-content": "#0b5cad"},
-    "dark_css_variables": FONTS | {"color-brand-primary": "#7ab8f5", "color-brand-content": "#7ab8f5"},
+    "light_css_variables": FONTS
+    | {"color-brand-primary": "#0b5cad", "color-brand-content": "#0b5cad"},
+    "dark_css_variables": FONTS
+    | {"color-brand-primary": "#7ab8f5", "color-brand-content": "#7ab8f5"},
 }

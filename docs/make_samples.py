@@ -1,10 +1,13 @@
-"""Trains every recipe for a minute or less and keeps a picture of what it draws: python -m docs.make_samples [RECIPE ...]
+"""Train every recipe by its default command and keep its samples.
 
-On drawn digits of 28x28, at a width and for a number of steps that a CPU manages while one waits; the pictures, and what each took,
-go to docs/samples/, from where docs/make_recipes.py puts them on the page of recipes.
+    python -m docs.make_samples [RECIPE ...]
+
+The command is `rawgan train RECIPE`, in sequence. The images, and the cost of each training, go to
+docs/samples/, from where docs/make_recipes.py puts them on the page of recipes.
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -14,58 +17,53 @@ from time import perf_counter
 
 from PIL import Image
 
+from rawgan.models.recipes import RECIPES
+
 FOLDER = Path(__file__).parent / "samples"
-OPTIONS = {  # width, steps, and what else is not the recipe's own
-    "dcgan": (16, 800, ("--lr", "1e-3", "--real-label", "0.9")),
-    "cgan": (16, 800, ("--lr", "1e-3", "--real-label", "0.9")),
-    "atienza_dcgan": (8, 800, ("--lr", "1e-3")),
-    "atienza_cgan": (8, 800, ("--lr", "1e-3")),
-    "raschka_mlp_gan": (100, 8000, ()),
-    "raschka_dcgan": (32, 2000, ()),
-    "raschka_wgan_gp": (16, 400, ("--batch", "64", "--lr", "1e-3")),
-    "wgan": (8, 400, ("--lr", "5e-4")),
-    "wgan_gp_mnist": (16, 300, ("--lr", "1e-3")),
-    "wgan_gp": (16, 300, ("--lr", "1e-3")),
-    "lsgan": (8, 800, ("--lr", "1e-3")),
-    "hinge": (8, 800, ("--lr", "1e-3")),
-    "acgan": (8, 800, ("--lr", "1e-3")),
-}
-TRAIN = """
-import resource, sys
-from rawgan.cli.main import app
-app(sys.argv[1:], standalone_mode=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+ROWS = 4  # of the 8 rows of a grid
 
 
 def train(name: str) -> dict:
-    """One recipe: its picture is written, and what it took returned."""
-    width, steps, more = OPTIONS[name]
+    """Train one recipe, write its image, and return the cost of the training.
+
+    The cost is the CPU time, which other programs on the machine change little, the wall time, and
+    the peak of the memory.
+    """
+    recipe = RECIPES[name]
     with TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        options = ["--size", "28", "--width", width, "--steps", steps, "--sample-every", steps, *more]
-        command = [sys.executable, "-c", TRAIN, "train", name, *options, "--device", "cpu", "--out", out]
+        run, log = Path(folder) / "run", Path(folder) / "log"
+        command = [sys.executable, "-m", "rawgan", "train", name, "--out", str(run)]
         start = perf_counter()
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=Path(__file__).parents[1])
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr}")
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=Path(__file__).parents[1]
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         seconds = perf_counter() - start
-        with Image.open(out / "samples" / f"step_{steps:06}.png") as grid:
-            rows = 4 / 8 * grid.height
-            grid.convert("L").crop((0, 0, grid.width, round(rows))).save(FOLDER / f"{name}.png", optimize=True)
-    memory = int(done.stdout.split()[-1]) / (1024 if sys.platform == "linux" else 1024**2)
-    said = {"width": width, "steps": steps, "options": " ".join(more), "seconds": round(seconds), "MiB": round(memory)}
-    return said | {"machine": f"{platform.machine()}, CPU"}
+        if process.returncode:
+            raise SystemExit(f"{name}: {log.read_text()}")
+        with Image.open(run / "samples" / f"step_{recipe.default.steps:06}.png") as grid:
+            size = (0, 0, grid.width, round(ROWS / 8 * grid.height))
+            grid.convert("L").crop(size).save(FOLDER / f"{name}.png", optimize=True)
+    return {
+        "setting": recipe.describe(recipe.default),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime),
+        "seconds": round(seconds),
+        "MiB": round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
 
 
 def main(names: list[str]) -> None:
-    FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "samples.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    for name in names or OPTIONS:
-        found[name] = train(name)
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        print(name, found[name], flush=True)
+    for name in names or RECIPES:
+        record = train(name)
+        records = json.loads(path.read_text()) if path.exists() else {}
+        records = {key: (records | {name: record}).get(key) for key in RECIPES}
+        records = {key: value for key, value in records.items() if value is not None}
+        path.write_text(json.dumps(records, indent=1) + "\n")
+        print(name, record, flush=True)
 
 
 if __name__ == "__main__":

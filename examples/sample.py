@@ -1,4 +1,4 @@
-"""Draws pictures with the generator of a trained run: rawgan sample, without installing.
+"""Draws images with the generator of a trained run: `rawgan sample`, without installing.
 
 python examples/sample.py runs/dcgan-digits-001
 python examples/sample.py runs/cgan-digits-001 --label 7 --count 16 --seed 3 --out sevens.png
@@ -7,7 +7,8 @@ python examples/sample.py runs/cgan-digits-001 --label 7 --count 16 --seed 3 --o
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain checkout works without installing
+# a plain checkout works without installing
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rawgan.cli.main import run
 

@@ -1,44 +1,58 @@
-"""The linear map and its gradients, three products of one kernel. The mathematics is in rawgan/ops/linear.py.
+"""The linear map and its gradients: three GEMMs of one kernel.
 
-    GEMM        rows M   columns N   sum over K       a                  b
-    linear      batch    outputs     inputs           x                  w, transposed
-    linear_dx   batch    inputs      outputs          dy                 w
-    linear_dw   outputs  inputs      batch            dy, transposed     x
+The mathematics is in rawgan/ops/linear.py.
 
-A program computes one BLOCK_M x BLOCK_N tile, stepping through K by BLOCK_K with a float32 accumulator; bias and activation are
-applied to it before it is stored. A sum that has more steps than there are tiles to fill the GPU is split into slices.
+    GEMM        rows M    columns N   sum over K   A                B
+    linear      batch     outputs     inputs       x                w, transposed
+    linear_dx   batch     inputs      outputs      dy               w
+    linear_dw   outputs   inputs      batch        dy, transposed   x
+
+A program computes one BLOCK_M x BLOCK_N tile in a float32 accumulator, in steps of BLOCK_K; bias
+and activation are applied before it is stored. Where there are fewer tiles than fill the GPU, the
+sum over K is split over several programs (split-K), whose float32 partial sums a second kernel
+adds.
 """
 
 import triton
 import triton.language as tl
 
 from rawgan.backend import Array
-from rawgan.kernels import launch
-from rawgan.kernels.gemm import activated_dx, below, compiles, finish, split, table
-from rawgan.kernels.moments import add_sums
-from rawgan.kernels.spec import Spec
-from rawgan.ops import linear as ops
+from rawgan.kernels.gemm_config import pick, split, table, without_split
+from rawgan.kernels.gemm_table import GemmKey, epilogue_name, gemm_key, measured
+from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.epilogue import epilogue, in_bounds, load_f32
+from rawgan.kernels.tile.reduce import sum_partials_parallel
 
-TILE = 1024  # values of slices that are added at a time
+TILE = 1024  # partials that a program of sum_partials reads at a time
 
 
 @triton.jit
 def matmul_kernel(
-    a_ptr, b_ptr, bias_ptr, v_ptr, y_ptr,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, A_TRANSPOSED: tl.constexpr, B_TRANSPOSED: tl.constexpr,
+    a_ptr, b_ptr, bias_ptr, saved_ptr, y_ptr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    A_TRANSPOSED: tl.constexpr, B_TRANSPOSED: tl.constexpr,
     STEPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """y = act(a b + bias), or with v (a b + bias) act'(v): a (M, K), b (K, N), row-major.
+
+    A_TRANSPOSED: a is stored as (K, M); B_TRANSPOSED: b as (N, K). Program (tile, part) computes a
+    BLOCK_M x BLOCK_N tile over STEPS blocks of K, and stores partial sum `part` of y (split-K, M,
+    N). Epilogue: act and bias, or act'(v).
+    """
+    # Offsets
     TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     pid = tl.program_id(0)
     offs_m = pid // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = pid % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask_m = below(offs_m, M, BLOCK_M)
-    mask_n = below(offs_n, N, BLOCK_N)
+    mask_m = in_bounds(offs_m, M, BLOCK_M)
+    mask_n = in_bounds(offs_n, N, BLOCK_N)
+
+    # Main loop over blocks of K
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(STEPS):
         offs_k = (tl.program_id(1) * STEPS + step) * BLOCK_K + tl.arange(0, BLOCK_K)
-        mask_k = below(offs_k, K, STEPS * BLOCK_K)
+        mask_k = in_bounds(offs_k, K, STEPS * BLOCK_K)
         if A_TRANSPOSED:
             a_offs = offs_k[None, :] * M + offs_m[:, None]
         else:
@@ -50,145 +64,148 @@ def matmul_kernel(
         a = tl.load(a_ptr + a_offs, mask=mask_m[:, None] & mask_k[None, :], other=0.0)
         b = tl.load(b_ptr + b_offs, mask=mask_k[:, None] & mask_n[None, :], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
+
+    # Epilogue
     mask = mask_m[:, None] & mask_n[None, :]
     offs = offs_m[:, None] * N + offs_n[None, :]
-    acc = finish(acc, bias_ptr, v_ptr, offs_n, mask_n, offs, mask, ACT, SLOPE)
+    if saved_ptr is None:
+        saved = None
+    else:
+        saved = load_f32(saved_ptr, offs, mask)
+    acc = epilogue(acc, bias_ptr, saved, offs_n, mask_n, ACT, SLOPE)
     tl.store(y_ptr + tl.program_id(1) * M * N + offs, acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def sum_slices_kernel(
-    slices_ptr, bias_ptr, v_ptr, out_ptr, SIZE: tl.constexpr, SLICES: tl.constexpr, N: tl.constexpr,
-    ACT: tl.constexpr, SLOPE: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
+def sum_partials_epilogue_kernel(
+    partials_ptr, bias_ptr, saved_ptr, out_ptr,
+    SIZE: tl.constexpr, PARTIALS: tl.constexpr, N: tl.constexpr, ACT: tl.constexpr,
+    SLOPE: tl.constexpr, BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """out = act(sum of PARTIALS partials + bias) for BLOCK of SIZE values, N columns."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
-    total = add_sums(slices_ptr, offs, mask, SLICES, SIZE, LANES)[None, :]
-    total = finish(total, bias_ptr, v_ptr, offs % N, mask, offs[None, :], mask[None, :], ACT, SLOPE)
-    tl.store(out_ptr + offs[None, :], total.to(out_ptr.dtype.element_ty), mask=mask[None, :])
-
-
-def add_slices(slices: Array, out: Array, b=None, v=None, act: str | None = None, slope: float = 0.0) -> Array:
-    """out = act(sum of the slices + b), in a fixed order; slices (n, *out.shape), b along the last axis, v as in gemm.py."""
-    lanes = min(32, triton.next_power_of_2(len(slices)))  # side by side: a long sum one by one would wait for each load
-    sizes = {"SIZE": out.size, "SLICES": len(slices), "N": out.shape[-1], "ACT": act, "SLOPE": slope}
-    how = {"LANES": lanes, "BLOCK": TILE // lanes, "num_warps": 4}
-    launch.run(sum_slices_kernel, (launch.cdiv(out.size, how["BLOCK"]),), slices, b, v, out, **sizes, **how)
-    return out
-
-
-def _matmul(
-    a, b, M, N, K, bias=None, act=None, slope=0.0, v=None, out=None, slices=None, precision="tf32x3", config=None,
-    transposed=(False, False),
-) -> Array:  # fmt: skip
-    """The product; where it has few tiles, its long sum is split over the programs that would be idle."""
-    capability = launch.capability(a)
-    config = config or launch.pick(table(a.dtype, precision), (M, N), capability)
-    tiles = launch.cdiv(M, config["BLOCK_M"]) * launch.cdiv(N, config["BLOCK_N"])
-    steps, count = split(launch.cdiv(K, config["BLOCK_K"]), tiles, capability)
-    y, target = outputs(a, (M, N), count, out, slices)
-    launch.fit((y.shape, y.shape if v is None else v.shape))
-    epilogue, finish = (bias, v), {"ACT": act, "SLOPE": slope}
-    if target is not y:
-        epilogue, finish = (None, None), {"ACT": None, "SLOPE": 0.0}
-    launch.run(
-        matmul_kernel, (tiles, count), a, b, *epilogue, target, M=M, N=N, K=K, A_TRANSPOSED=transposed[0],
-        B_TRANSPOSED=transposed[1], STEPS=steps, **finish, PRECISION=precision, **config,
-    )  # fmt: skip
-    return y if target is y or slices is not None else add_slices(target, y, bias, v, act, slope)
-
-
-def outputs(like: Array, shape: tuple[int, ...], count: int, out: Array | None, slices: Array | bool | None) -> tuple[Array, Array]:
-    """(what is returned, where a product goes that is split into `count` slices).
-
-    The two are one unless the slices have to be added, to `out` or a new array. With slices=True, or an array for them, they are
-    returned as they are, float32 (count, *shape), for someone else to add.
-    """
-    if slices is not None:
-        given = launch.empty(like, (count, *shape), "float32") if slices is True else slices
-        launch.fit((given.shape, (count, *shape)), (given.dtype, "float32"))
-        return given, given
-    y = launch.empty(like, shape) if out is None else out
-    launch.fit((y.shape, shape))
-    return y, y if count == 1 else launch.empty(like, (count, *shape), "float32")
+    total = sum_partials_parallel(partials_ptr, offs, mask, PARTIALS, SIZE, BLOCK_PARTIALS)
+    # The epilogue takes a tile: one row of BLOCK values
+    if saved_ptr is None:
+        saved = None
+    else:
+        saved = load_f32(saved_ptr, offs[None, :], mask[None, :])
+    out = epilogue(total[None, :], bias_ptr, saved, offs % N, mask, ACT, SLOPE)
+    tl.store(out_ptr + offs[None, :], out.to(out_ptr.dtype.element_ty), mask=mask[None, :])
 
 
 def linear(
-    x: Array, w: Array, b: Array | None = None, *, act: str | None = None, slope: float = 0.2, v: Array | None = None, **how
-) -> Array:
-    """y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v). `how` is out=, precision= and config=: see gemm.py."""
-    launch.fit((x.shape[1], w.shape[1]), (w.shape[0], len(w if b is None else b)))
-    return _matmul(x, w, len(x), *w.shape, bias=b, act=act, slope=slope, v=v, transposed=(False, True), **how)
+    x: Array, w: Array, b: Array | None = None, *, act: str | None = None, slope: float = 0.2,
+    v: Array | None = None, out: Array | None = None, precision: str = "tf32x3",
+    config: launch.Config | None = None,
+) -> Array:  # fmt: skip
+    """Return y = act(x w' + b), or with v, an array like y, (x w' + b) act'(v).
 
-
-def linear_dx(dy: Array, w: Array, *, act: str | None = None, slope: float = 0.2, v: Array | None = None, **how) -> Array:
-    """dx = dy w; with act and v, an array like dx, dx act'(v): the gradient before the activation below."""
+    x (N, C), w (K, C), b (K,). out: an array for y. precision and config: see gemm_config.py.
+    """
     K, C = w.shape
-    launch.fit((dy.shape[1], K))
-    return _matmul(dy, w, len(dy), C, K, act=act, slope=slope, v=v, **how)
+    launch.require_shapes((len(x), C), x)
+    launch.require_shapes((K,), b)
+    key = gemm_key("linear", {"N": len(x), "C": C, "K": K}, x, precision, epilogue_name(b, act, v))
+    return _matmul(
+        key, x, w, len(x), K, C, bias=b, act=act, slope=slope, v=v, out=out, precision=precision,
+        config=config, transposed=(False, True),
+    )  # fmt: skip
 
 
-def linear_dw(x: Array, dy: Array, **how) -> Array:
-    """dw; with slices=True or an array for them, the slices of its sum: see outputs()."""
-    launch.fit((len(x), len(dy)))
-    return _matmul(dy, x, dy.shape[1], x.shape[1], len(x), transposed=(True, False), **how)
-
-
-def _spec(wrapper, reference, make, cases, benchmarks, form=None) -> Spec:
-    return Spec(
-        name=wrapper.__name__,
-        wrapper=wrapper,
-        reference=reference,
-        make=make,
-        cases=cases,
-        benchmarks=benchmarks,
-        traffic=lambda itemsize, N, C, K, **_: itemsize * (N * C + K * C + N * K),
-        flops=lambda N, C, K, **_: 2 * N * C * K,
-        compiles=compiles({"N": 1024, "C": 512, "K": 512}, {"N": 64, "C": 100, "K": 3} if wrapper is linear else None),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
-        form=form or reference,
+def linear_dx(
+    dy: Array, w: Array, *, act: str | None = None, slope: float = 0.2, v: Array | None = None,
+    out: Array | None = None, precision: str = "tf32x3", config: launch.Config | None = None,
+) -> Array:  # fmt: skip
+    """Return dx = dy w; with act and v, an array like dx, dx act'(v)."""
+    K, C = w.shape
+    launch.require_shapes((len(dy), K), dy)
+    key = gemm_key(
+        "linear_dx", {"N": len(dy), "C": C, "K": K}, dy, precision, epilogue_name(None, act, v)
     )
+    return _matmul(
+        key, dy, w, len(dy), C, K, act=act, slope=slope, v=v, out=out, precision=precision,
+        config=config,
+    )  # fmt: skip
 
 
-_TRAIN = ({"N": 128, "C": 100, "K": 16384}, {"N": 128, "C": 784, "K": 512}, {"N": 128, "C": 8192, "K": 1})
+def linear_dw(
+    x: Array, dy: Array, *, out: Array | None = None, partials: Array | bool | None = None,
+    precision: str = "tf32x3", config: launch.Config | None = None,
+) -> Array:  # fmt: skip
+    """Return dw (K, C); with partials=True, or an array for them, its partial sums: see outputs."""
+    (N, C), K = x.shape, dy.shape[1]
+    launch.require_shapes((N, K), dy)
+    epilogue = "none" if partials is None else "partials"
+    key = gemm_key("linear_dw", {"N": N, "C": C, "K": K}, dy, precision, epilogue)
+    return _matmul(
+        key, dy, x, K, C, N, out=out, partials=partials, precision=precision,
+        config=config, transposed=(True, False),
+    )  # fmt: skip
 
 
-def _reference(x, w, b=None, act=None, v=None):
-    return activated_dx(ops.linear(x, w, b), act, v)
+def _matmul(
+    key: GemmKey, a: Array, b: Array, M: int, N: int, K: int, *, bias: Array | None = None,
+    act: str | None = None, slope: float = 0.0, v: Array | None = None, out: Array | None = None,
+    partials: Array | bool | None = None, precision: str = "tf32x3",
+    config: launch.Config | None = None, transposed: tuple[bool, bool] = (False, False),
+) -> Array:  # fmt: skip
+    """Return act(a b + bias), split over K where there are few tiles; then sum_partials ends it."""
+    multiprocessors = launch.multiprocessors(a)
+    if config is None:
+        rule = pick(table(a.dtype, precision), (M, N), multiprocessors)
+        _, config = measured(key, a, b) or ("pointer", rule)
+    config, parts = without_split(config)
+    tiles = launch.cdiv(M, config["BLOCK_M"]) * launch.cdiv(N, config["BLOCK_N"])
+    steps, count = split(launch.cdiv(K, config["BLOCK_K"]), tiles, multiprocessors, parts)
+    y, target = outputs(a, (M, N), count, out, partials)
+    launch.require_equal((y.shape, y.shape if v is None else v.shape))
+    whole = target is y  # partial sums are stored as they are
+    launch.run(
+        matmul_kernel, (tiles, count), a, b, bias if whole else None, v if whole else None, target,
+        M=M, N=N, K=K, A_TRANSPOSED=transposed[0], B_TRANSPOSED=transposed[1], STEPS=steps,
+        ACT=act if whole else None, SLOPE=slope if whole else 0.0, PRECISION=precision, key=key,
+        **config,
+    )  # fmt: skip
+    return y if whole or partials is not None else sum_partials(target, y, bias, v, act, slope)
 
 
-def _make(array, N, C, K, bias=False, below=False, **act):
-    return (array(N, C), array(K, C), *((array(K),) if bias else ())), act | ({"v": array(N, K)} if below else {})
+def outputs(
+    like: Array, shape: tuple[int, ...], count: int, out: Array | None,
+    partials: Array | bool | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return (the result, the kernel's output) of a GEMM that is split into `count` partial sums.
+
+    Both are the same array unless the partial sums have to be added into the result, which is `out`
+    or a new array. With partials=True, or an array for them, the partial sums are the result:
+    float32 (count, *shape), for the optimizer to add. Raises ValueError for arrays that do not fit.
+    """
+    if partials is not None:
+        if partials is True:
+            partials = launch.empty(like, (count, *shape), "float32")
+        launch.require_equal((partials.shape, (count, *shape)), (partials.dtype, "float32"))
+        return partials, partials
+    y = launch.empty(like, shape) if out is None else out
+    launch.require_equal((y.shape, shape))
+    return y, y if count == 1 else launch.empty(like, (count, *shape), "float32")
 
 
-SPECS = (
-    _spec(
-        linear,
-        _reference,
-        _make,
-        (
-            {"N": 37, "C": 100, "K": 70, "bias": True, "act": "leaky_relu"},
-            {"N": 1, "C": 17, "K": 1},
-            {"N": 64, "C": 64, "K": 64},
-            {"N": 5, "C": 700, "K": 3, "bias": True, "act": "sigmoid"},  # in slices
-            {"N": 5, "C": 700, "K": 3, "below": True, "act": "leaky_relu"},
-        ),
-        _TRAIN,
-        form=lambda x, w, b=None, act=None, v=None: ops.linear(x, w, b),
-    ),
-    _spec(
-        linear_dx,
-        lambda dy, w, act=None, v=None: activated_dx(ops.linear_dx(dy, w), act, v),
-        lambda array, N, C, K, act=None: ((array(N, K), array(K, C)), {"act": act, "v": array(N, C)} if act else {}),
-        ({"N": 37, "C": 100, "K": 70}, {"N": 1, "C": 17, "K": 1}, {"N": 37, "C": 20, "K": 70, "act": "leaky_relu"}),
-        _TRAIN,
-        form=lambda dy, w, act=None, v=None: ops.linear_dx(dy, w),
-    ),
-    _spec(
-        linear_dw,
-        ops.linear_dw,
-        lambda array, N, C, K: ((array(N, C), array(N, K)), {}),
-        ({"N": 37, "C": 100, "K": 70}, {"N": 1, "C": 17, "K": 1}),
-        _TRAIN,
-    ),
-)
+def sum_partials(
+    partials: Array, out: Array, b: Array | None = None, v: Array | None = None,
+    act: str | None = None, slope: float = 0.0,
+) -> Array:  # fmt: skip
+    """Compute out = act(sum of the partials + b) in a fixed order, or with v (sum + b) act'(v).
+
+    partials (n, *out.shape) float32, b along the last axis, v like out.
+    """
+    # Partials are read side by side: one after another, a long sum would wait for each load
+    block_partials = min(32, triton.next_power_of_2(len(partials)))
+    block = TILE // block_partials
+    grid = (launch.cdiv(out.size, block),)
+    launch.run(
+        sum_partials_epilogue_kernel, grid, partials, b, v, out, SIZE=out.size,
+        PARTIALS=len(partials), N=out.shape[-1], ACT=act, SLOPE=slope,
+        BLOCK_PARTIALS=block_partials, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return out

@@ -1,205 +1,266 @@
-"""The losses of the two players from logits, each with its gradients in one launch. The mathematics is in rawgan/losses.py.
+"""The losses of both players from logits, each with its gradients in one launch.
 
-Those that are means of one term per score are in terms.py. Cross-entropy has a row of K logits per sample: a program takes ROWS
-rows whole, with what ACGAN puts beside them: in column 0 the logit of "real", with its own term.
+The mathematics is in rawgan/losses.py. A loss that is a mean of one term per score is a call of
+mean_terms. Cross-entropy, and ACGAN's loss with it, has a row of logits per sample and a kernel
+here; so have the relativistic losses, whose terms take differences of scores.
 """
-
-from functools import partial
-from math import prod
 
 import triton
 import triton.language as tl
 
-from rawgan import losses
 from rawgan.backend import Array
-from rawgan.kernels import launch
-from rawgan.kernels.spec import Spec
-from rawgan.kernels.terms import PROGRAMS, STEPS, mean_terms, sum_rows, term
+from rawgan.kernels.reduce_terms import CONFIG, PROGRAMS, STEPS, mean_terms, sum_rows
+from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.activation import log1p
+from rawgan.kernels.tile.epilogue import load_f32
+from rawgan.kernels.tile.loss_terms import loss_term
 
-TILE = 2048  # logits that a program holds
+TILE = 2048  # logits per program and step
 
 
 @triton.jit
 def cross_entropy_kernel(
-    x_ptr, labels_ptr, out_ptr, dx_ptr, TERM: tl.constexpr, P: tl.constexpr,
+    x_ptr, labels_ptr, out_ptr, dx_ptr, LOSS_TERM: tl.constexpr, LOSS_PARAM: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    FIRST: tl.constexpr = 0 if TERM is None else 1
+    """out[program] = part of mean over n of log sum_k exp(x[n, k]) - x[n, label[n]].
+
+    dx is the gradient of that mean. With a LOSS_TERM, column 0 is ACGAN's logit of "real": its loss
+    term is added, and the classes begin at column 1. Tile: ROWS rows of K logits, STEPS times.
+    """
+    FIRST: tl.constexpr = 0 if LOSS_TERM is None else 1
     offs_k = tl.arange(0, BLOCK)
     total = tl.zeros((ROWS,), tl.float32)
     for step in range(STEPS):
+        # Offsets and logits
         offs_n = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
         mask_n = offs_n < N
         mask = mask_n[:, None] & (offs_k < K)[None, :]
         offs = offs_n[:, None] * K + offs_k[None, :]
         classes = mask & (offs_k >= FIRST)[None, :]
-        x = tl.load(x_ptr + offs, mask=mask, other=0.0).to(tl.float32)
+        x = load_f32(x_ptr, offs, mask)
+        # Subtract the largest logit of the row
         top = tl.max(tl.where(classes, x, float("-inf")), 1)
         top = tl.where(mask_n, top, 0.0)
-        e = tl.where(classes, tl.exp(x - top[:, None]), 0.0)
-        sums = tl.where(mask_n, tl.sum(e, 1), 1.0)
         label = tl.load(labels_ptr + offs_n, mask=mask_n, other=0).to(tl.int32)
         hit = classes & (offs_k[None, :] - FIRST == label[:, None])
-        value = tl.log(sums) - tl.sum(tl.where(hit, x - top[:, None], 0.0), 1)
-        dx = e / sums[:, None] - hit.to(tl.float32)
-        if TERM is not None:
-            f, slope = term(x, TERM, P)
+        of_label = tl.sum(tl.where(hit, x - top[:, None], 0.0), 1)
+        # Softmax; that of the label minus 1 is the negative sum of the others, which loses no
+        # digits where the label leads
+        miss = classes & (offs_k[None, :] - FIRST != label[:, None])
+        others = tl.where(miss, tl.exp(x - top[:, None]), 0.0)
+        sum_others = tl.sum(others, 1)
+        e_label = tl.exp(of_label)
+        value = log1p(sum_others + (e_label - 1.0)) - of_label
+        dx = tl.where(hit, -sum_others[:, None], others) / (sum_others + e_label)[:, None]
+        # The loss term of column 0
+        if LOSS_TERM is not None:
+            f, derivative = loss_term(x, LOSS_TERM, LOSS_PARAM)
             source = mask & (offs_k == 0)[None, :]
             value += tl.sum(tl.where(source, f, 0.0), 1)
-            dx = tl.where(source, slope, dx)
+            dx = tl.where(source, derivative, dx)
         total += tl.where(mask_n, value, 0.0)
         tl.store(dx_ptr + offs, (dx * (1.0 / N)).to(dx_ptr.dtype.element_ty), mask=mask)
     tl.store(out_ptr + tl.program_id(0), tl.sum(total, 0) * (1.0 / N))
 
 
+@triton.jit
+def relativistic_pairs_kernel(
+    a_ptr, c_ptr, out_ptr, da_ptr, dc_ptr, SIZE: tl.constexpr, STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[program] = part of mean softplus(-(a - c)); da = -sigmoid(c - a) / SIZE, dc = -da.
+
+    Tile: BLOCK pairs, STEPS times.
+    """
+    total = tl.zeros((BLOCK,), tl.float32)
+    for step in range(STEPS):
+        offs = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+        mask = offs < SIZE
+        difference = load_f32(a_ptr, offs, mask) - load_f32(c_ptr, offs, mask)
+        value, derivative = loss_term(difference, "bce_real", 0.0)
+        total += tl.where(mask, value, 0.0)
+        da = derivative * (1.0 / SIZE)
+        tl.store(da_ptr + offs, da.to(da_ptr.dtype.element_ty), mask=mask)
+        tl.store(dc_ptr + offs, (-da).to(dc_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + tl.program_id(0), tl.sum(total, 0) * (1.0 / SIZE))
+
+
+@triton.jit
+def _mean_score(x_ptr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the mean of SIZE scores."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, SIZE, BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        total += load_f32(x_ptr, offs, offs < SIZE)
+    return tl.sum(total, 0) * (1.0 / SIZE)
+
+
+@triton.jit
+def _mean_difference_terms(
+    x_ptr, centre, SIGN: tl.constexpr, LOSS_TERM: tl.constexpr, LOSS_PARAM: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Return the means of f(d) and of f'(d) over d = SIGN (x - centre)."""
+    values = tl.zeros((BLOCK,), tl.float32)
+    derivatives = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, SIZE, BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        mask = offs < SIZE
+        value, derivative = loss_term(
+            SIGN * (load_f32(x_ptr, offs, mask) - centre), LOSS_TERM, LOSS_PARAM
+        )
+        values += tl.where(mask, value, 0.0)
+        derivatives += tl.where(mask, derivative, 0.0)
+    return tl.sum(values, 0) * (1.0 / SIZE), tl.sum(derivatives, 0) * (1.0 / SIZE)
+
+
+@triton.jit
+def _store_difference_gradient(
+    x_ptr, dx_ptr, centre, mean_other, SIGN: tl.constexpr, LOSS_TERM: tl.constexpr,
+    LOSS_PARAM: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dx = SIGN (f'(d) + mean_other) / (2 SIZE), d = SIGN (x - centre)."""
+    for start in range(0, SIZE, BLOCK):
+        offs = start + tl.arange(0, BLOCK)
+        mask = offs < SIZE
+        _, derivative = loss_term(
+            SIGN * (load_f32(x_ptr, offs, mask) - centre), LOSS_TERM, LOSS_PARAM
+        )
+        dx = (derivative + mean_other) * (SIGN * 0.5 / SIZE)
+        tl.store(dx_ptr + offs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def relativistic_average_kernel(
+    a_ptr, c_ptr, out_ptr, da_ptr, dc_ptr, LOSS_TERM: tl.constexpr, LOSS_PARAM: tl.constexpr,
+    A: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = (mean f(a - mean c) + mean f(mean a - c)) / 2, and the derivatives da and dc.
+
+    Tile: all A scores a and all C scores c, BLOCK at a time, in one program: each of the three
+    phases needs a mean that the one before it has taken.
+    """
+    # Mean scores
+    mean_a = _mean_score(a_ptr, A, BLOCK)
+    mean_c = _mean_score(c_ptr, C, BLOCK)
+    # Loss, and the mean derivative of each side
+    real, p = _mean_difference_terms(a_ptr, mean_c, 1.0, LOSS_TERM, LOSS_PARAM, A, BLOCK)
+    fake, q = _mean_difference_terms(c_ptr, mean_a, -1.0, LOSS_TERM, LOSS_PARAM, C, BLOCK)
+    tl.store(out_ptr, 0.5 * (real + fake))
+    # Gradients
+    _store_difference_gradient(a_ptr, da_ptr, mean_c, q, 1.0, LOSS_TERM, LOSS_PARAM, A, BLOCK)
+    _store_difference_gradient(c_ptr, dc_ptr, mean_a, p, -1.0, LOSS_TERM, LOSS_PARAM, C, BLOCK)
+
+
+def relativistic_pairs(a: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Return (loss, da, dc): mean softplus(-(a - c)), a and c of one shape."""
+    launch.require_equal((a.shape, c.shape))
+    blocks = launch.cdiv(a.size, CONFIG["BLOCK"])
+    programs = 1 if blocks <= STEPS else min(blocks, PROGRAMS)
+    loss = launch.empty(a, (), "float32")
+    partials = loss if programs == 1 else launch.empty(a, (programs,), "float32")
+    da, dc = launch.empty(a, a.shape), launch.empty(c, c.shape)
+    constants = {"SIZE": a.size, "STEPS": launch.cdiv(blocks, programs), **CONFIG}
+    launch.run(relativistic_pairs_kernel, (programs,), a, c, partials, da, dc, **constants)
+    return loss if programs == 1 else sum_rows(partials, loss), da, dc
+
+
+def relativistic_average(a: Array, c: Array, term: str, param: float) -> tuple[Array, Array, Array]:
+    """Return (loss, da, dc): (mean f(a - mean c) + mean f(mean a - c)) / 2, f a loss term."""
+    loss = launch.empty(a, (), "float32")
+    da, dc = launch.empty(a, a.shape), launch.empty(c, c.shape)
+    constants = {"LOSS_TERM": term, "LOSS_PARAM": param, "A": a.size, "C": c.size, **CONFIG}
+    launch.run(relativistic_average_kernel, (1,), a, c, loss, da, dc, **constants)
+    return loss, da, dc
+
+
 def bce_discriminator(a: Array, c: Array, real_label: float = 1.0) -> tuple[Array, Array, Array]:
-    return mean_terms((a, "real", 1 - real_label, 1.0), (c, "fake", 1.0, 1.0))
+    """Return (loss, da, dc): BCE with label real_label for a and 0 for c."""
+    return mean_terms((a, "bce_real", 1 - real_label, 1.0), (c, "bce_fake", 1.0, 1.0))
 
 
 def bce_generator(c: Array, minimax: bool = False) -> tuple[Array, Array]:
-    return mean_terms((c, "fake", -1.0, 1.0) if minimax else (c, "real", 0.0, 1.0))
+    """Return (loss, dc): BCE with label 1, or with minimax minus the BCE with label 0."""
+    return mean_terms((c, "bce_fake", -1.0, 1.0) if minimax else (c, "bce_real", 0.0, 1.0))
 
 
 def least_squares_discriminator(a: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Return (loss, da, dc): mean (a - 1)^2 + mean c^2."""
     return mean_terms((a, "square", 1.0, 1.0), (c, "square", 0.0, 1.0))
 
 
 def least_squares_generator(c: Array) -> tuple[Array, Array]:
+    """Return (loss, dc): mean (c - 1)^2."""
     return mean_terms((c, "square", 1.0, 1.0))
 
 
 def wasserstein_discriminator(a: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Return (loss, da, dc): mean c - mean a."""
     return mean_terms((a, "linear", -1.0, 1.0), (c, "linear", 1.0, 1.0))
 
 
 def wasserstein_generator(c: Array) -> tuple[Array, Array]:
-    """Also that of the hinge loss."""
+    """Return (loss, dc): -mean c; the hinge loss of G is the same."""
     return mean_terms((c, "linear", -1.0, 1.0))
 
 
 def hinge_discriminator(a: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Return (loss, da, dc): mean max(1 - a, 0) + mean max(1 + c, 0)."""
     return mean_terms((a, "hinge", -1.0, 1.0), (c, "hinge", 1.0, 1.0))
 
 
 def mean_score(a: Array) -> Array:
-    return mean_terms((a, "linear", 1.0, 1.0), slopes=False)[0]
+    """Return mean a."""
+    return mean_terms((a, "linear", 1.0, 1.0), gradients=False)[0]
 
 
 def mean_probability(a: Array, stride: int = 1) -> Array:
-    """The mean of the sigmoid of every stride-th score: with stride 1 + K, of ACGAN's logits of "real"."""
-    return mean_terms((a, "sigmoid", 0.0, 1.0), slopes=False, stride=stride)[0]
+    """Return the mean sigmoid of every stride-th score: for stride 1 + K, of ACGAN's "real"."""
+    return mean_terms((a, "sigmoid", 0.0, 1.0), gradients=False, stride=stride)[0]
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    return _rows(logits, labels, launch.empty(logits, (), "float32"))
+    """Return (loss, dlogits): the mean softmax cross-entropy of logits (N, K), labels (N,)."""
+    return _cross_entropy(logits, labels, launch.empty(logits, (), "float32"))
 
 
 def acgan_discriminator(
     a: Array, c: Array, real_labels: Array, fake_labels: Array, real_label: float = 1.0
 ) -> tuple[Array, Array, Array]:
-    """Two launches for the two batches, and one for the sum of their losses."""
+    """Return (loss, da, dc) of D: losses of "real" and cross-entropies of a and c (N, 1 + K).
+
+    Two launches for the two batches, and one for the sum of their losses.
+    """
     both = launch.empty(a, (2,), "float32")
-    _, da = _rows(a, real_labels, both[:1], "real", 1 - real_label)
-    _, dc = _rows(c, fake_labels, both[1:], "fake", 1.0)
+    _, da = _cross_entropy(a, real_labels, both[:1], "bce_real", 1 - real_label)
+    _, dc = _cross_entropy(c, fake_labels, both[1:], "bce_fake", 1.0)
     return sum_rows(both, launch.empty(a, (), "float32")), da, dc
 
 
 def acgan_generator(c: Array, labels: Array, minimax: bool = False) -> tuple[Array, Array]:
-    source = ("fake", -1.0) if minimax else ("real", 0.0)
-    return _rows(c, labels, launch.empty(c, (), "float32"), *source)
+    """Return (loss, dc) of G: the loss of "real" and the cross-entropy of c (N, 1 + K)."""
+    source = ("bce_fake", -1.0) if minimax else ("bce_real", 0.0)
+    return _cross_entropy(c, labels, launch.empty(c, (), "float32"), *source)
 
 
-def _rows(x: Array, labels: Array, loss: Array, source: str | None = None, p: float = 0.0) -> tuple[Array, Array]:
-    """Cross-entropy of each row of x (N, K), with a term in column 0 where one is named; the loss goes to the array given."""
+def _cross_entropy(
+    x: Array, labels: Array, loss: Array, term: str | None = None, param: float = 0.0
+) -> tuple[Array, Array]:
+    """Return (loss, dx) of x (N, K), the loss written to `loss`; term: that of column 0, if any."""
     N, K = x.shape
-    launch.fit((labels.shape, (N,)))
+    launch.require_equal((labels.shape, (N,)))
+    if term is not None and K < 2:
+        raise ValueError("ACGAN's scores are one of real or fake and one of each class, got one")
     block = triton.next_power_of_2(K)
     rows = max(1, min(TILE // block, triton.next_power_of_2(N)))
     steps = launch.cdiv(N, rows)
     programs = 1 if steps <= STEPS else min(steps, PROGRAMS)
     dx = launch.empty(x, x.shape)
-    partial = loss if programs == 1 else launch.empty(x, (programs,), "float32")
-    launch.run(
-        cross_entropy_kernel, (programs,), x, labels, partial, dx, TERM=source, P=p,
-        N=N, K=K, STEPS=launch.cdiv(steps, programs), ROWS=rows, BLOCK=block, num_warps=4, maxnreg=255,
-    )  # fmt: skip
-    return loss if programs == 1 else sum_rows(partial, loss), dx
-
-
-PATCHES = (64, 30, 30, 1)  # scores of 70x70 patches of images of 256x256
-
-
-def _make_scores(sides, array, shapes, **options):
-    return tuple(array(*shape) for shape in shapes[:sides]), options
-
-
-def _spec(wrapper, reference, sides: int, gradients: bool = True, options: tuple[dict, ...] = ({},), extra=()) -> Spec:
-    """sides: 2 for the scores of real and fake, 1 for those of one; options: keywords of wrapper and reference to try."""
-    train, patches = ({"shapes": (shape,) * sides, **options[0]} for shape in ((128, 1, 1, 1), PATCHES))
-    few, several, flat = ((5, 1), (3, 1)), ((7, 30, 29, 1), (2, 3, 3, 1)), ((1,), (2000,))
-    return Spec(
-        name=wrapper.__name__,
-        wrapper=wrapper,
-        reference=reference,
-        make=partial(_make_scores, sides),
-        cases=tuple({"shapes": shapes[:sides], **option} for shapes in (few, several, flat, *extra) for option in options),
-        benchmarks=(train, patches),
-        traffic=lambda itemsize, shapes, **_: (1 + gradients) * itemsize * sum(map(prod, shapes)),
-        flops=lambda shapes, **_: 12 * sum(map(prod, shapes)),
-        compiles=(("bfloat16", train, {}), *((("bfloat16", patches, {}),) if wrapper is bce_discriminator else ())),
-    )
-
-
-def _make_rows(sides, array, N, K, first=0, **options):
-    """Rows of K logits, and labels of the classes that start in column `first`."""
-    labels = [array(N, dtype="int64") % (K - first) for _ in range(sides)]
-    return (*(array(N, K) for _ in range(sides)), *labels), options
-
-
-def _rows_spec(wrapper, reference, sides: int, first: int, options: tuple[dict, ...] = ({},)) -> Spec:
-    def case(N, classes, option=options[0]):
-        return {"N": N, "K": first + classes, "first": first, **option}
-
-    def integer_labels(*arrays, **options):
-        return reference(*arrays[:sides], *(labels.astype("int64") for labels in arrays[sides:]), **options)
-
-    return Spec(
-        name=wrapper.__name__,
-        wrapper=wrapper,
-        reference=integer_labels,
-        make=partial(_make_rows, sides),
-        cases=tuple(case(*sizes, option) for sizes in ((5, 10), (1, 1), (50, 70), (147, 70)) for option in options),
-        benchmarks=(case(128, 10), case(8192, 1000)),
-        traffic=lambda itemsize, N, K, **_: sides * N * (2 * itemsize * K + 8),
-        flops=lambda N, K, **_: 8 * sides * N * K,
-        compiles=(("bfloat16", case(128, 10), {}), ("bfloat16", case(8192, 1000), {})),
-    )
-
-
-SMOOTHED = ({"real_label": 1.0}, {"real_label": 0.9})
-MINIMAX = ({"minimax": False}, {"minimax": True})
-
-SPECS = (
-    _spec(bce_discriminator, lambda a, c, real_label: losses.BCE(real_label).discriminator(a, c), 2, options=SMOOTHED),
-    _spec(bce_generator, lambda c, minimax: losses.BCE(minimax=minimax).generator(c), 1, options=MINIMAX),
-    _spec(least_squares_discriminator, losses.LeastSquares().discriminator, 2),
-    _spec(least_squares_generator, losses.LeastSquares().generator, 1),
-    _spec(wasserstein_discriminator, losses.Wasserstein().discriminator, 2, extra=(((140_007,), (3,)),)),  # programs of two steps
-    _spec(wasserstein_generator, losses.Wasserstein().generator, 1),
-    _spec(hinge_discriminator, losses.Hinge().discriminator, 2),
-    _spec(mean_score, losses.Wasserstein().score, 1, gradients=False),
-    _spec(
-        mean_probability, lambda a, stride: losses.BCE().score(a.reshape(-1)[::stride]), 1, False, ({"stride": 1}, {"stride": 3})
-    ),
-    _rows_spec(cross_entropy, losses.cross_entropy, 1, 0),
-    _rows_spec(
-        acgan_discriminator,
-        lambda *scores, real_label: losses.ACGAN(losses.BCE(real_label)).discriminator(*scores),
-        2,
-        1,
-        SMOOTHED,
-    ),
-    _rows_spec(
-        acgan_generator, lambda *scores, minimax: losses.ACGAN(losses.BCE(minimax=minimax)).generator(*scores), 1, 1, MINIMAX
-    ),
-)
+    partials = loss if programs == 1 else launch.empty(x, (programs,), "float32")
+    constants = {"LOSS_TERM": term, "LOSS_PARAM": param, "N": N, "K": K}
+    constants |= {"STEPS": launch.cdiv(steps, programs), "ROWS": rows, "BLOCK": block}
+    # Without maxnreg ptxas spills a few registers to fit one more block on a multiprocessor
+    constants |= {"num_warps": 4, "maxnreg": 255}
+    launch.run(cross_entropy_kernel, (programs,), x, labels, partials, dx, **constants)
+    return loss if programs == 1 else sum_rows(partials, loss), dx

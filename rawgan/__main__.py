@@ -1,4 +1,4 @@
-"""python -m rawgan"""
+"""Entry point of `python -m rawgan`."""
 
 from rawgan.cli.main import main
 

@@ -1,18 +1,31 @@
-"""An exponential moving average of a generator: a second network that follows the trained one."""
+"""Exponential moving average (EMA) of a network's parameters and running statistics."""
 
 import copy
 
+from rawgan.backend import Array, kernels_on
+from rawgan.kernels import kernels
 from rawgan.layers import Parameters, Sequential
 from rawgan.layers.base import leaves
 
 
+def moving_average(average: Array, value: Array, decay: float) -> None:
+    """average = average + (1 - decay) (value - average), in place; both (n,)."""
+    if kernels_on(average, value):
+        return kernels.moving_average(average, value, decay)
+    average += (1 - decay) * (value - average)
+
+
 class EMA:
-    """A copy of `net` whose parameters and running statistics follow it:
+    """Exponential moving average of the parameters and running statistics of a network.
 
         theta_ema = decay theta_ema + (1 - decay) theta
 
-    The statistics of BatchNorm are averaged with the same decay: weights of the average with the last batch's statistics would be
-    a network that never existed. Sample from `ema.net` in inference mode. Source: Karras et al. 2018 (arXiv:1710.10196).
+    `net` is a copy of the source network that holds the average; sample from it in inference mode.
+    BatchNorm's running statistics are averaged with the same decay, so that they match the averaged
+    weights. Buffers that a layer does not list in `averaged` are copied instead: the mean of unit
+    vectors, such as SpectralNorm's u, is no unit vector. A planned step updates both vectors itself
+    (rawgan/planned/player.py). Raises ValueError for a decay outside [0, 1). Source: Karras et al.
+    2018 (arXiv:1710.10196).
     """
 
     def __init__(self, parameters: Parameters, decay: float = 0.999):
@@ -23,9 +36,9 @@ class EMA:
         self.parameters = Parameters(self.net, parameters.device, parameters.flat.dtype)
 
     def update(self) -> None:
-        """One step after the trained network."""
-        pairs = [(self.parameters.flat, self.source.flat)]
+        """Update the average from the source network's current parameters and buffers."""
+        moving_average(self.parameters.flat, self.source.flat, self.decay)
+        moving_average(self.parameters.flat_buffers, self.source.flat_buffers, self.decay)
         for (_, average), (_, layer) in zip(leaves(self.net), leaves(self.source.net)):
-            pairs += [(average.buffers[name], layer.buffers[name]) for name in layer.buffers]
-        for average, value in pairs:
-            average += (1 - self.decay) * (value - average)
+            for name in layer.buffers.keys() - set(layer.averaged):
+                average.buffers[name][...] = layer.buffers[name]

@@ -1,13 +1,16 @@
-"""Exchange with PyTorch and ONNX: the one file that knows (N, C, H, W).
+"""Conversion of networks and weights to PyTorch and ONNX, with images in (N, C, H, W).
 
-Networks here are (N, H, W, C) with weights (K, R, S, C). `modules` says of each layer which module of torch.nn does the same on
-(N, C, H, W), and how its tensors are made from ours:
+Networks in rawgan use (N, H, W, C) with weights (K, R, S, C). `modules` maps each layer to the
+torch.nn module that computes the same on (N, C, H, W), and describes how each of its tensors is
+permuted:
 
     convolution, also transposed   (K, R, S, C) -> (K, C, R, S)
-    linear                         (K, C) as it is; but where its rows or columns are the pixels of an image that is flattened or
-                                   unflattened beside it, they move from the order H, W, C to C, H, W; a BatchNorm between, too
+    linear                         (K, C) unchanged, unless its rows or columns are the pixels of
+                                   an image that is flattened before or unflattened after it:
+                                   these are permuted from the order H, W, C to C, H, W, and so
+                                   are the channels of a BatchNorm in between
 
-PyTorch itself is not needed, and of ONNX only its package, to write.
+PyTorch is not needed. The package onnx is needed only to export ONNX.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +27,11 @@ NAMES = {"w": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
 
 @dataclass
 class Entry:
-    """How a tensor of PyTorch is made of our parameter `ours`: its rows and columns chosen, then its axes moved."""
+    """Mapping between a rawgan parameter and a PyTorch tensor.
+
+    PyTorch's tensor is our parameter `ours` with its rows and columns permuted, then its axes
+    transposed. None leaves them as they are.
+    """
 
     ours: str
     rows: np.ndarray | None = None
@@ -32,16 +39,17 @@ class Entry:
     axes: tuple[int, ...] | None = None
 
     def theirs(self, a: np.ndarray) -> np.ndarray:
+        """Return PyTorch's tensor for our parameter."""
         a = a if self.rows is None else a[self.rows]
         a = a if self.columns is None else a[:, self.columns]
         return np.ascontiguousarray(a if self.axes is None else a.transpose(self.axes))
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of theirs."""
+        """Return the shape of PyTorch's tensor for the shape of ours."""
         return ours if self.axes is None else tuple(ours[i] for i in self.axes)
 
     def back(self, a: np.ndarray) -> np.ndarray:
-        """Our array of theirs: the inverse."""
+        """Return our array for PyTorch's tensor: the inverse of `theirs`."""
         a = a if self.axes is None else a.transpose(np.argsort(self.axes))
         a = a if self.rows is None else a[np.argsort(self.rows)]
         return np.ascontiguousarray(a if self.columns is None else a[:, np.argsort(self.columns)])
@@ -49,7 +57,7 @@ class Entry:
 
 @dataclass
 class Module:
-    """A module of torch.nn: its class, its arguments, its tensors by name."""
+    """A torch.nn module: class name, positional and keyword arguments, and its tensors by name."""
 
     name: str
     arguments: tuple = ()
@@ -58,18 +66,27 @@ class Module:
 
     @property
     def code(self) -> str:
-        """The Python expression that makes it."""
-        arguments = [*map(repr, self.arguments), *(f"{name}={value!r}" for name, value in self.options.items())]
+        """The Python expression that constructs the module."""
+        arguments = [
+            *map(repr, self.arguments),
+            *(f"{name}={value!r}" for name, value in self.options.items()),
+        ]
         return f"nn.{self.name}({', '.join(arguments)})"
 
 
 def to_chw(H: int, W: int, C: int) -> np.ndarray:
-    """Where each pixel of an image flattened in the order C, H, W stands in the order H, W, C."""
+    """Return the permutation of a flattened image from the order H, W, C to C, H, W.
+
+    Entry i is the index in H, W, C order of the pixel that is at i in C, H, W order.
+    """
     return np.arange(H * W * C).reshape(H, W, C).transpose(2, 0, 1).ravel()
 
 
 def order_ahead(rest: list[layers.Layer]) -> np.ndarray | None:
-    """The order in which the next layers want a row of numbers: that of an image where it is unflattened to one, else ours."""
+    """Return the row permutation of a Linear layer that is followed by the layers `rest`.
+
+    It is `to_chw` if they unflatten the row to an image before the next Linear layer, else None.
+    """
     for layer in rest:
         if isinstance(layer, layers.Reshape) and len(layer.shape) == 3:
             return to_chw(*layer.shape)
@@ -78,14 +95,20 @@ def order_ahead(rest: list[layers.Layer]) -> np.ndarray | None:
     return None
 
 
-def modules(net: Sequential, shape: tuple[int, ...], prefix: str = "") -> tuple[list[Module], list[Module]]:
-    """The modules that do on (N, C, H, W) what the network does with samples of `shape`, (H, W, C) or (C,).
+def modules(
+    net: Sequential, shape: tuple[int, ...], prefix: str = ""
+) -> tuple[list[Module], list[Module]]:
+    """Return the torch.nn modules that are equivalent to a network on (N, C, H, W).
 
-    And apart those that turn one-hot labels into the condition that is put beside the input, where that has parameters. Without
-    parameters, the input of the modules is the input and the condition, one-hot, side by side along C. Raises UserError for a layer
-    that has no counterpart.
+    shape    of one input sample, (H, W, C) or (C,)
+    prefix   of the names of the network's parameters
+
+    Returns two lists: the modules of the network, and the modules that embed one-hot labels for a
+    Condition layer that has parameters (empty without one). For a Condition without parameters, the
+    input of the modules is the input and the one-hot labels concatenated along C. Raises UserError
+    for a layer without a counterpart.
     """
-    found, condition, order = [], [], None
+    torch_modules, condition, order = [], [], None
     for i, layer in enumerate(net.layers):
         at, rest = f"{prefix}{i}.", net.layers[i + 1 :]
         match layer:
@@ -98,75 +121,120 @@ def modules(net: Sequential, shape: tuple[int, ...], prefix: str = "") -> tuple[
                 shape = (K,)
             case layers.Reshape(shape=shape):
                 order = None
-                found.append(Module("Unflatten", (1, (shape[-1], *shape[:-1]))))
+                torch_modules.append(Module("Unflatten", (1, (shape[-1], *shape[:-1]))))
             case layers.Flatten():
                 order, shape = to_chw(*shape), (int(np.prod(shape)),)
-                found.append(Module("Flatten"))
+                torch_modules.append(Module("Flatten"))
             case layers.Linear(C=C, K=K):
                 columns, order, shape = order, order_ahead(rest), (K,)
                 tensors = {"weight": Entry(f"{at}w", order, columns)}
                 tensors |= {"bias": Entry(f"{at}b", order)} if "b" in layer.params else {}
-                found.append(Module("Linear", (C, K), {"bias": "b" in layer.params}, tensors))
+                torch_modules.append(
+                    Module("Linear", (C, K), {"bias": "b" in layer.params}, tensors)
+                )
             case layers.BatchNorm(eps=eps, momentum=momentum):
-                tensors = {NAMES.get(name, name): Entry(f"{at}{name}", order) for name in (*layer.params, *layer.buffers)}
+                tensors = {
+                    NAMES.get(name, name): Entry(f"{at}{name}", order)
+                    for name in (*layer.params, *layer.buffers)
+                }
                 kind = "BatchNorm2d" if len(shape) == 3 else "BatchNorm1d"
-                found.append(Module(kind, (shape[-1],), {"eps": eps, "momentum": momentum}, tensors))
+                torch_modules.append(
+                    Module(kind, (shape[-1],), {"eps": eps, "momentum": momentum}, tensors)
+                )
             case layers.Conv2d() | layers.ConvTranspose2d():
                 convolve = grown if isinstance(layer, layers.ConvTranspose2d) else shrunk
                 tensors = {"weight": Entry(f"{at}w", axes=(0, 3, 1, 2))}
                 tensors |= {"bias": Entry(f"{at}b")} if "b" in layer.params else {}
-                more, shape = convolve(layer, shape, tensors)
-                found += more
+                converted, shape = convolve(layer, shape, tensors)
+                torch_modules += converted
             case layers.Crop(H=H, W=W):
-                found.append(Module("ZeroPad2d", ((0, W - shape[1], 0, H - shape[0]),)))
+                torch_modules.append(Module("ZeroPad2d", ((0, W - shape[1], 0, H - shape[0]),)))
                 shape = (H, W, shape[-1])
+            case layers.MaxPool2d() | layers.AvgPool2d() | layers.Upsample2d():
+                converted, shape = resized(layer, shape)
+                torch_modules.append(converted)
             case layers.ReLU() | layers.Tanh() | layers.Sigmoid():
-                found.append(Module(type(layer).__name__))
-            case layers.LeakyReLU(slope=slope):
-                found.append(Module("LeakyReLU", (slope,)))
-            case layers.Dropout(p=p):
-                found.append(Module("Dropout", (p,)))
+                torch_modules.append(Module(type(layer).__name__))
+            case layers.LeakyReLU(slope=number) | layers.Dropout(p=number):
+                torch_modules.append(Module(type(layer).__name__, (number,)))
             case _:
                 raise UserError(f"{layer.label} has no counterpart in torch.nn that is known here")
-    return found, condition
+    return torch_modules, condition
 
 
 def channels_of(inside: Sequential) -> int:
-    """How many channels a condition has."""
+    """Return the number of channels of a label embedding."""
     return int(inside.forward(np.zeros(1, np.int64), train=False)[0].shape[-1])
 
 
-def shrunk(layer: layers.Conv2d, shape: tuple[int, ...], tensors: dict[str, Entry]) -> tuple[list[Module], tuple[int, ...]]:
-    """A convolution, after a module that pads where its padding is not the same on both sides; and the shape of what it makes."""
+def resized(layer: layers.Layer, shape: tuple[int, ...]) -> tuple[Module, tuple[int, ...]]:
+    """Return the module of a pool or of Upsample2d, and its output shape for samples of `shape`."""
+    (H, W, C), k = shape, layer.k
+    if isinstance(layer, layers.Upsample2d):
+        return Module("Upsample", (), {"scale_factor": k}), (H * k, W * k, C)
+    return Module(type(layer).__name__, (k,)), (H // k, W // k, C)
+
+
+def shrunk(
+    layer: layers.Conv2d, shape: tuple[int, ...], tensors: dict[str, Entry]
+) -> tuple[list[Module], tuple[int, ...]]:
+    """Return the modules of a Conv2d, and its output shape for samples of `shape`.
+
+    Asymmetric padding is a ZeroPad2d before the convolution.
+    """
     (top, bottom), (left, right) = layer.same_pads(*shape[:2])
     even = top == bottom and left == right
-    options = {"stride": layer.stride, "padding": (top, left) if even else 0, "bias": "b" in layer.params}
+    options = {
+        "stride": layer.stride,
+        "padding": (top, left) if even else 0,
+        "bias": "b" in layer.params,
+    }
     sizes = zip(shape[:2], layer.kernel, layer.stride, (top + bottom, left + right))
     shape = (*((n + pad - k) // s + 1 for n, k, s, pad in sizes), layer.K)
     convolution = Module("Conv2d", (layer.C, layer.K, layer.kernel), options, tensors)
-    return [convolution] if even else [Module("ZeroPad2d", ((left, right, top, bottom),)), convolution], shape
+    return [convolution] if even else [
+        Module("ZeroPad2d", ((left, right, top, bottom),)),
+        convolution,
+    ], shape
 
 
-def grown(layer: layers.ConvTranspose2d, shape: tuple[int, ...], tensors: dict[str, Entry]) -> tuple[list[Module], tuple[int, ...]]:
-    """A transposed convolution, before a module that crops where its padding is not the same on both sides; and the shape."""
+def grown(
+    layer: layers.ConvTranspose2d, shape: tuple[int, ...], tensors: dict[str, Entry]
+) -> tuple[list[Module], tuple[int, ...]]:
+    """Return the modules of a ConvTranspose2d, and its output shape for samples of `shape`.
+
+    Asymmetric padding is a ZeroPad2d with negative padding, a crop, after the transposed
+    convolution.
+    """
     H, W = layer.output_size(*shape[:2])
     pads = layer.same_pads(H, W)
     padding = tuple(min(pad) for pad in pads)
-    ends = [(before - p, after - p) for (before, after), p in zip(pads, padding)]  # still to be cropped
+    # the asymmetric part of the padding, which is cropped after the convolution
+    ends = [(before - p, after - p) for (before, after), p in zip(pads, padding)]
     axes = zip((H, W), shape[:2], layer.kernel, layer.stride, pads)
     extra = tuple(size - ((n - 1) * s + k - sum(pad)) for size, n, k, s, pad in axes)
-    options = {"stride": layer.stride, "padding": padding, "output_padding": extra, "bias": "b" in layer.params}
-    found = [Module("ConvTranspose2d", (layer.K, layer.C, layer.kernel), options, tensors)]
+    options = {
+        "stride": layer.stride,
+        "padding": padding,
+        "output_padding": extra,
+        "bias": "b" in layer.params,
+    }
+    torch_modules = [Module("ConvTranspose2d", (layer.K, layer.C, layer.kernel), options, tensors)]
     if any(map(any, ends)):
         (top, bottom), (left, right) = ends
-        found.append(Module("ZeroPad2d", ((-left, -right, -top, -bottom),)))
-    return found, (H, W, layer.C)
+        torch_modules.append(Module("ZeroPad2d", ((-left, -right, -top, -bottom),)))
+    return torch_modules, (H, W, layer.C)
 
 
 @dataclass
 class Exchange:
-    """A network beside its PyTorch counterpart. With `main`, as pytorch/examples' DCGAN has it: the modules are in an attribute of
-    that name, and z comes as an image of one pixel."""
+    """A network and its PyTorch counterpart.
+
+    net      the rawgan network
+    shape    of one input sample, (H, W, C) or (C,)
+    main     the layout of DCGAN in pytorch/examples: the modules are in an attribute `main`,
+             and z is an image of one pixel
+    """
 
     net: Sequential
     shape: tuple[int, ...]
@@ -178,53 +246,77 @@ class Exchange:
             self.modules = self.modules[1:]
 
     def entries(self) -> dict[str, Entry]:
-        """Our parameters by PyTorch's names."""
+        """Return the mapping of each tensor by its name in PyTorch's state_dict."""
         parts = (("main." if self.main else "", self.modules), ("condition.", self.condition))
-        found = ((prefix, i, module) for prefix, part in parts for i, module in enumerate(part))
-        return {f"{prefix}{i}.{name}": entry for prefix, i, module in found for name, entry in module.tensors.items()}
+        numbered = ((prefix, i, module) for prefix, part in parts for i, module in enumerate(part))
+        return {
+            f"{prefix}{i}.{name}": entry
+            for prefix, i, module in numbered
+            for name, entry in module.tensors.items()
+        }
 
     def code(self) -> str:
-        """The Python that makes the modules in PyTorch, with `from torch import nn`."""
+        """Return Python code that constructs the modules, for use after `from torch import nn`."""
         parts = {"condition": self.condition, "main": self.modules}
-        written = {name: "".join(f"    {module.code},\n" for module in part) for name, part in parts.items() if part}
+        written = {
+            name: "".join(f"    {module.code},\n" for module in part)
+            for name, part in parts.items()
+            if part
+        }
         return "\n".join(f"{name} = nn.Sequential(\n{lines})" for name, lines in written.items())
 
     def export(self, ours: Arrays) -> Arrays:
-        """The tensors of PyTorch's state_dict from our parameters and running statistics by name."""
-        found = {}
+        """Return the tensors of PyTorch's state_dict from our parameters and running statistics."""
+        tensors = {}
         for name, entry in self.entries().items():
-            found[name] = entry.theirs(ours[entry.ours])
-            if name.endswith("running_var"):  # PyTorch counts batches, for those without a momentum; ours all have one
-                found[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
-        return found
+            tensors[name] = entry.theirs(ours[entry.ours])
+            # PyTorch's count of batches is used only with momentum=None, which rawgan lacks
+            if name.endswith("running_var"):
+                tensors[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+        return tensors
 
     def load(self, theirs: Arrays) -> Arrays:
-        """The inverse. Raises UserError, naming the first, unless names and shapes are this network's."""
+        """Return our parameters and running statistics from the tensors of a PyTorch state_dict.
+
+        The inverse of `export`. Raises UserError, naming the first tensor at fault, unless names,
+        shapes and dtypes match this network.
+        """
         entries = self.entries()
-        given = {name for name in theirs if not name.endswith("num_batches_tracked")}
-        for name in sorted(entries.keys() ^ given):
+        names = {name for name in theirs if not name.endswith("num_batches_tracked")}
+        for name in sorted(entries.keys() ^ names):
             raise UserError(
-                f"the file does not fit this network: {name} is only in {'the file' if name in given else 'the network'}"
+                f"the file does not fit this network: {name} is only in "
+                f"{'the file' if name in names else 'the network'}"
             )
         here, ours = {**self.net.params, **self.net.buffers}, {}
         for name, entry in entries.items():
             want, a = entry.shape(here[entry.ours].shape), theirs[name]
             if a.shape != want or a.dtype.kind != "f":
-                raise UserError(f"the file does not fit this network: {name} is {a.dtype} {a.shape}, wanted float {want}")
+                raise UserError(
+                    f"the file does not fit this network: {name} is {a.dtype} {a.shape}, "
+                    f"wanted float {want}"
+                )
             ours[entry.ours] = entry.back(a)
         return ours
 
 
 def onnx_model(net: Sequential, z: int, classes: int, name: str):
-    """A generator as an ONNX model: z (N, Z), with classes labels (N,) beside it, to images (N, C, H, W).
+    """Return a generator as an ONNX model: z (N, Z) to images (N, C, H, W).
 
-    Raises UserError where the package onnx is not installed.
+    z        size of the latent vectors
+    classes  number of classes; if not 0, the model has a second input, labels (N,) int64
+    name     of the graph
+
+    Raises UserError if the package onnx is not installed, or for a layer without a counterpart in
+    ONNX.
     """
     try:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise UserError("--format onnx needs the package onnx: pip install 'rawgan[export]'") from error
+        raise UserError(
+            "--format onnx needs the package onnx: pip install 'rawgan[export]'"
+        ) from error
     here, nodes, constants = {**net.params, **net.buffers}, [], []
 
     def constant(a: np.ndarray) -> str:
@@ -238,11 +330,22 @@ def onnx_model(net: Sequential, z: int, classes: int, name: str):
     x, inputs = "z", [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", z])]
     if classes:
         inputs.append(helper.make_tensor_value_info("labels", TensorProto.INT64, ["N"]))
-        hot = add("OneHot", "labels", constant(np.array(classes, np.int64)), constant(np.array([0, 1], np.float32)))
+        hot = add(
+            "OneHot",
+            "labels",
+            constant(np.array(classes, np.int64)),
+            constant(np.array([0, 1], np.float32)),
+        )
         x = add("Concat", x, hot, axis=1)
     for module in modules(net, (z,))[0]:
-        tensors = {key: constant(entry.theirs(here[entry.ours])) for key, entry in module.tensors.items()}
-        parameters = [tensors[key] for key in ("weight", "bias", "running_mean", "running_var") if key in tensors]
+        tensors = {
+            key: constant(entry.theirs(here[entry.ours])) for key, entry in module.tensors.items()
+        }
+        parameters = [
+            tensors[key]
+            for key in ("weight", "bias", "running_mean", "running_var")
+            if key in tensors
+        ]
         match module.name:
             case "Unflatten":
                 x = add("Reshape", x, constant(np.array([0, *module.arguments[1]], np.int64)))
@@ -250,25 +353,42 @@ def onnx_model(net: Sequential, z: int, classes: int, name: str):
                 x = add("Gemm", x, *parameters, transB=1)
             case "ConvTranspose2d":
                 o = module.options
-                options = {"strides": o["stride"], "pads": o["padding"] * 2, "output_padding": o["output_padding"]}
+                options = {
+                    "strides": o["stride"],
+                    "pads": o["padding"] * 2,
+                    "output_padding": o["output_padding"],
+                }
                 x = add("ConvTranspose", x, *parameters, **options)
             case "BatchNorm1d" | "BatchNorm2d":
                 x = add("BatchNormalization", x, *parameters, epsilon=module.options["eps"])
-            case "ZeroPad2d":  # a crop: to the end where nothing is to go
+            case "ZeroPad2d":  # a crop; an end at INT64_MAX crops nothing
                 left, right, top, bottom = module.arguments[0]
-                starts, ends = (-top, -left), tuple(n or np.iinfo(np.int64).max for n in (bottom, right))
-                x = add("Slice", x, *(constant(np.array(a, np.int64)) for a in (starts, ends, (2, 3))))
+                starts, ends = (
+                    (-top, -left),
+                    tuple(n or np.iinfo(np.int64).max for n in (bottom, right)),
+                )
+                x = add(
+                    "Slice", x, *(constant(np.array(a, np.int64)) for a in (starts, ends, (2, 3)))
+                )
+            case "Upsample":
+                k, mode = module.options["scale_factor"], "asymmetric"
+                scales = constant(np.array([1, 1, k, k], np.float32))
+                x = add("Resize", x, "", scales, coordinate_transformation_mode=mode)
             case "LeakyReLU":
                 x = add("LeakyRelu", x, alpha=module.arguments[0])
             case "ReLU" | "Tanh" | "Sigmoid":
                 x = add({"ReLU": "Relu"}.get(module.name, module.name), x)
             case "Dropout":
-                pass  # does nothing in inference
+                pass  # the identity in inference
             case _:
-                raise UserError(f"{module.name} in a generator has no counterpart in ONNX that is known here")
+                raise UserError(
+                    f"{module.name} in a generator has no counterpart in ONNX that is known here"
+                )
     nodes[-1].output[0] = "images"
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", "C", "H", "W"])
     graph = helper.make_graph(nodes, name, inputs, [images], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="rawgan")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="rawgan"
+    )
     onnx.checker.check_model(model)
     return model

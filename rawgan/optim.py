@@ -1,31 +1,41 @@
-"""Optimizers over the flat parameter vector of a network: `step(grads)` moves the parameters in place.
+"""Optimizers over the flat parameter vector of a network: `step(grads)` updates it in place.
 
     optimizer = Adam(parameters, lr=2e-4, betas=(0.5, 0.999))
-    optimizer.step(parameters.gather(grads))
+    optimizer.step(parameters.flatten_gradients(grads))
 
-theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have theta's shape and dtype.
+theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have
+theta's shape and dtype.
 """
 
-from rawgan.backend import Array, array_module, kernels_on, shared
+import numpy as np
+
+from rawgan.backend import Array, array_module, fuse, kernels_on, use_fast_cpu
+from rawgan.cpu import parallel_for
 from rawgan.kernels import kernels
 from rawgan.layers.parameters import Parameters
 
-SCRATCH = 4  # numbers for each parameter that are in the cache while a part is moved
+SCRATCH = 4  # numbers per parameter that a part of the update keeps in the cache
 
 
 class Optimizer:
-    """The parameters it moves, the step count `t`, and `slots`: the vectors it keeps from step to step."""
+    """Base class: the parameters, the step count `t`, and the state vectors `slots`."""
 
     def __init__(self, parameters: Parameters, slots: tuple[str, ...] = ()):
         self.parameters, self.t = parameters, 0
         self.slots = {name: parameters.flat * 0 for name in slots}
 
     def step(self, grads: Array) -> None:
-        """One update from the flat gradient. Raises ValueError unless it has the parameters' shape and dtype."""
+        """One update from the flat gradient.
+
+        Raises ValueError unless it has the parameters' shape and dtype.
+        """
         theta = self.parameters.flat
         array_module(theta, grads)
         if grads.shape != theta.shape or grads.dtype != theta.dtype:
-            raise ValueError(f"the gradient is {grads.dtype} {grads.shape}, the parameters are {theta.dtype} {theta.shape}")
+            raise ValueError(
+                f"the gradient is {grads.dtype} {grads.shape}, the parameters are "
+                f"{theta.dtype} {theta.shape}"
+            )
         self.t += 1
         self.update(theta, grads, **self.slots)
 
@@ -33,7 +43,7 @@ class Optimizer:
         raise NotImplementedError
 
     def clock(self) -> tuple[Array, Array]:
-        """t and lr as arrays of one number where the parameters live: the kernels read them there."""
+        """Return t and lr as arrays of one number on the parameters' device, for the kernels."""
         xp = array_module(self.parameters.flat)
         return xp.full(1, self.t, xp.int32), xp.full(1, self.lr, xp.float32)
 
@@ -50,7 +60,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam, numbered as Algorithm 1 of the paper:
+    """Adam, numbered as Algorithm 1 of the paper.
 
         1   t     = t + 1
         2   g     = gradient at theta
@@ -60,69 +70,116 @@ class Adam(Optimizer):
         6   vhat  = v / (1 - beta2^t)
         7   theta = theta - lr mhat / (sqrt(vhat) + eps)
 
-    The corrections of lines 5 and 6 are numbers, so they are taken out of the vectors, as the paper's section 2 says:
+    The corrections of lines 5 and 6 are scalars, so they are moved out of the vectors, as in
+    section 2 of the paper:
 
         theta = theta - lr c / (1 - beta1^t) m / (sqrt(v) + eps c),  c = sqrt(1 - beta2^t)
+
+    epsilon_hat: use eps in place of eps c, the "epsilon hat" of that section, as in Keras and
+    TensorFlow; PyTorch has line 7.
 
     Source: Kingma & Ba 2015 (arXiv:1412.6980).
     """
 
-    def __init__(self, parameters: Parameters, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        epsilon_hat: bool = False,
+    ):
         super().__init__(parameters, ("m", "v"))
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr, self.betas, self.eps, self.epsilon_hat = lr, betas, eps, epsilon_hat
 
     def update(self, theta, g, m, v):
         if kernels_on(theta, g):
-            return kernels.adam(theta, g, m, v, *self.clock(), self.betas, self.eps)
+            return kernels.adam(
+                theta, g, m, v, *self.clock(), self.betas, self.eps, epsilon_hat=self.epsilon_hat
+            )
         beta1, beta2 = self.betas
         c = (1 - beta2**self.t) ** 0.5
-        xp = array_module(theta)
+        eps = self.eps if self.epsilon_hat else self.eps * c
+        rate = self.lr * c / (1 - beta1**self.t)
+        if not use_fast_cpu(theta):
+            theta[...], m[...], v[...] = adam_step(
+                theta, g, m, v, beta1, 1 - beta1, beta2, 1 - beta2, rate, eps
+            )
+            return
 
-        def part(i: slice) -> None:
+        def part(i: slice) -> None:  # the same, in place
             change = (1 - beta1) * g[i]
-            m[i] *= beta1  # 3
+            m[i] *= beta1
             m[i] += change
-            xp.multiply(g[i], g[i], out=change)
+            np.multiply(g[i], g[i], out=change)
             change *= 1 - beta2
-            v[i] *= beta2  # 4
+            v[i] *= beta2
             v[i] += change
-            xp.sqrt(v[i], out=change)  # 5, 6, 7
-            change += self.eps * c
-            xp.divide(m[i], change, out=change)
-            change *= self.lr * c / (1 - beta1**self.t)
+            np.sqrt(v[i], out=change)
+            change += eps
+            np.divide(m[i], change, out=change)
+            change *= rate
             theta[i] -= change
 
-        shared(theta, part, SCRATCH * theta.itemsize)
+        parallel_for(theta, part, SCRATCH * theta.itemsize)
+
+
+@fuse
+def adam_step(theta, g, m, v, beta1, rest1, beta2, rest2, rate, eps):
+    """Lines 3 to 7 of Adam: theta, m and v after a step.
+
+    rest = 1 - beta; rate and eps include the corrections of lines 5 and 6.
+    """
+    m = beta1 * m + rest1 * g  # 3
+    v = beta2 * v + rest2 * (g * g)  # 4
+    return theta - rate * (m / (array_module(v).sqrt(v) + eps)), m, v  # 5, 6, 7
+
+
+@fuse
+def rmsprop_step(theta, g, v, rho, rest, rate, eps):
+    """theta and v after a step; rest = 1 - rho."""
+    v = rho * v + rest * (g * g)
+    return theta - rate * (g / (array_module(v).sqrt(v) + eps)), v
 
 
 class RMSprop(Optimizer):
-    """Divides by a running root mean square of the gradient:
+    """RMSprop: the gradient divided by a running root mean square of it.
 
         v     = rho v + (1 - rho) g^2
         theta = theta - lr / (1 + decay (t - 1)) g / (sqrt(v) + eps)
 
-    The defaults are Keras'; PyTorch's are rho=0.99, eps=1e-8, no decay. Source: Hinton 2012, lecture 6e; the decay is Keras'.
+    The defaults are Keras'; PyTorch's are rho=0.99, eps=1e-8, no decay. Source: Hinton 2012,
+    lecture 6e; the decay is Keras'.
     """
 
-    def __init__(self, parameters: Parameters, lr: float = 1e-3, rho: float = 0.9, eps: float = 1e-7, decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Parameters,
+        lr: float = 1e-3,
+        rho: float = 0.9,
+        eps: float = 1e-7,
+        decay: float = 0.0,
+    ):
         super().__init__(parameters, ("v",))
         self.lr, self.rho, self.eps, self.decay = lr, rho, eps, decay
 
     def update(self, theta, g, v):
         if kernels_on(theta, g):
             return kernels.rmsprop(theta, g, v, *self.clock(), self.rho, self.eps, self.decay)
-        xp = array_module(theta)
         lr = self.lr / (1 + self.decay * (self.t - 1))
+        if not use_fast_cpu(theta):
+            theta[...], v[...] = rmsprop_step(theta, g, v, self.rho, 1 - self.rho, lr, self.eps)
+            return
 
-        def part(i: slice) -> None:
+        def part(i: slice) -> None:  # the same, in place
             change = g[i] * g[i]
             change *= 1 - self.rho
             v[i] *= self.rho
             v[i] += change
-            xp.sqrt(v[i], out=change)
+            np.sqrt(v[i], out=change)
             change += self.eps
-            xp.divide(g[i], change, out=change)
+            np.divide(g[i], change, out=change)
             change *= lr
             theta[i] -= change
 
-        shared(theta, part, SCRATCH * theta.itemsize)
+        parallel_for(theta, part, SCRATCH * theta.itemsize)

@@ -1,4 +1,4 @@
-"""What every test has: one torch thread, the same examples on every run, memory that is never zero by luck, and the devices."""
+"""Fixtures of all tests: one torch thread, fixed examples, np.empty filled with NaN, devices."""
 
 import os
 import runpy
@@ -9,19 +9,23 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from example_runs import EXAMPLES
 from hypothesis import settings
 
 from rawgan.backend import choose_device
+from rawgan.cpu import set_up
 from rawgan.data import load
-from rawgan.training import loop, session, trainer
+from rawgan.training import callbacks as trainer
+from rawgan.training import loop, session
+from tests.support.example_runs import EXAMPLES
+from tests.support.figures import Figures
 
+set_up()
 torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
 settings.load_profile("rawgan")
 
 
-# so that mpirun starts two processes whoever the user is, and however many cores there are
+# lets mpirun start two processes for any user and any number of cores
 os.environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 os.environ["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
 
@@ -29,27 +33,27 @@ collect_ignore_glob = [] if find_spec("triton") else ["test_kernels*.py"]
 
 
 def pytest_report_header():
-    """Says what is left out where Triton has no wheel."""
+    """Report what is not tested where Triton has no wheel."""
     return "kernels: not tested, Triton is not installed" if collect_ignore_glob else None
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped, and counted, where there is none; the summary says why."""
+    """Skip tests marked `gpu` where there is no GPU, and report their number and the reason."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (device := choose_device()).name != "gpu":
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {device.why}"))
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {device.reason}"))
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request):
-    """The devices that a test is run on: the same cases with NumPy and, where there is a GPU, with CuPy."""
+    """Run a test with NumPy and, where there is a GPU, with CuPy."""
     return choose_device(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def poisoned_empty():
-    """np.empty hands out NaN instead of whatever lay there, so an entry that nobody wrote shows."""
+    """Make np.empty return NaN, so that an entry that was never written is detected."""
     empty = np.empty
 
     def poisoned(*args, **kwargs):
@@ -69,8 +73,18 @@ def rng():
 
 
 @pytest.fixture
+def figures(request, capsys):
+    """Return the Figures of a test; those of a slow test are printed in one line at its end."""
+    result = Figures()
+    yield result
+    if request.node.get_closest_marker("slow"):
+        with capsys.disabled():
+            print(f"\n{request.node.name}: {result}")
+
+
+@pytest.fixture
 def example(monkeypatch, capsys):
-    """An example in this process: (exit status, stdout, stderr)."""
+    """Run an example in this process; return (exit status, stdout, stderr)."""
 
     def call(script, *args):
         monkeypatch.setattr(sys, "argv", [script, *map(str, args), "--device", "cpu"])
@@ -83,7 +97,7 @@ def example(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def nothing_plotted():
-    """For tests of runs: the digits are drawn once, and nothing is plotted, which would take longer than the runs."""
+    """Draw the digits once and plot nothing, as plots take longer than the runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "load", cache(load))
         patch.setattr(loop, "save_curves", lambda *_: None)

@@ -1,4 +1,7 @@
-"""Figures: ```{drawing} NAME``` puts build/figures/NAME.svg into the page itself, so that its lines take the colour of the text."""
+"""Directive ```{drawing} NAME``` that inserts build/figures/NAME.svg into the page as inline SVG.
+
+Inline, its lines take the colour of the page's text.
+"""
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -23,7 +26,11 @@ class Drawing(SphinxDirective):
         self.state.nested_parse(self.content, self.content_offset, caption)
         words = caption.children[0].children if caption.children else []
         opening = nodes.raw("", f'<figure class="drawing">{svg}<figcaption>', format="html")
-        return [opening, nodes.paragraph("", "", *words), nodes.raw("", "</figcaption></figure>", format="html")]
+        return [
+            opening,
+            nodes.paragraph("", "", *words),
+            nodes.raw("", "</figcaption></figure>", format="html"),
+        ]
 
 
 def setup(app):

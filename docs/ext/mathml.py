@@ -1,4 +1,4 @@
-"""Formulas as MathML, made while the pages are built: every current browser draws it with the fonts it has."""
+"""Convert formulas to MathML at build time; browsers render it with their own fonts."""
 
 import re
 
@@ -10,26 +10,26 @@ THIN = '<mspace width="0.17em"/>'
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be drawn; the sentence says which."""
+    """A formula that cannot be converted; the message names it."""
 
 
 def mathml(latex: str, display: str) -> str:
-    """The <math> element of a formula. Raises FormulaError for one in which a command was not understood."""
+    """Return the <math> element of a formula. Raises FormulaError if a command is not supported."""
     try:
         made = convert(latex, display=display)
-    except Exception as error:  # latex2mathml has a dozen kinds, none with a place
+    except Exception as error:  # latex2mathml raises many types, none with a position
         raise FormulaError(f"{latex!r} is no formula: {type(error).__name__} {error}") from error
     if "\\" in made or "&amp;" in made or ">&<" in made:
         raise FormulaError(f"a command was not understood in {latex!r}")
     made = re.sub(
         r"<msup>(<mi>.</mi>)<mi>(&#x0203[23];)</mi></msup>", r"<mrow>\1<mo>\2</mo></mrow>", made
-    )  # a prime is raised by itself
+    )  # a prime is a superscript already
     made = re.sub(r"(<mi>(?:log|tanh)</mi>)(?!<mo|</)", rf"\1{THIN}", made)
     return re.sub(r"(?<=</mi>|msub>)(<mi>(?:log|tanh)</mi>)", rf"{THIN}\1", made)
 
 
 def drawn(node, display: str) -> str:
-    """The formula of a node; one that cannot be drawn is a warning, and so fails the build."""
+    """Return the formula of a node; a failed conversion is a warning, which fails the build."""
     try:
         return mathml(node.astext(), display)
     except FormulaError as error:
@@ -38,13 +38,13 @@ def drawn(node, display: str) -> str:
 
 
 def inline(writer, node):
-    """For $...$ in a line."""
+    """Visit inline math, $...$."""
     writer.body.append(drawn(node, "inline"))
     raise SkipNode
 
 
 def block(writer, node):
-    """For $$...$$ on lines of its own."""
+    """Visit display math, $$...$$."""
     writer.body.append(f'<div class="formula">{drawn(node, "block")}</div>\n')
     raise SkipNode
 

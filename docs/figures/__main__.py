@@ -1,4 +1,4 @@
-"""Draws the figures named, or all."""
+"""Draw the named figures, or all."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Critics with and without BatchNorm: who influences whose score."""
+"""Critics with and without BatchNorm: which sample influences which score."""
 
 import numpy as np
 
@@ -8,13 +8,21 @@ from rawgan.layers import BatchNorm, LayerNorm, Linear, Parameters, Sequential, 
 
 
 def influence(norm, N: int = 8) -> np.ndarray:
-    """(N, N): |d D(x[n]) / d x[m]|, a row per score, by N backward sweeps with a unit vector each."""
+    """Return (N, N): |d D(x[n]) / d x[m]|, a row per score, by N backward passes.
+
+    Each pass starts from a unit vector.
+    """
     rng = np.random.default_rng(0)
     net = Sequential(Linear(6, 16), norm, Tanh(), Linear(16, 1))
     he_uniform(net, rng)
     Parameters(net, dtype=np.float64)
     _, cache = net.forward(rng.normal(size=(N, 6)))
-    return np.stack([np.linalg.norm(net.backward(dy[:, None], cache, need_grads=False)[0], axis=1) for dy in np.eye(N)])
+    return np.stack(
+        [
+            np.linalg.norm(net.backward(dy[:, None], cache, need_grads=False)[0], axis=1)
+            for dy in np.eye(N)
+        ]
+    )
 
 
 @drawing(7, 3)

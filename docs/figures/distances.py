@@ -1,4 +1,4 @@
-"""What D learns, what G is told, and how far apart two distributions are."""
+"""Figures of D's optimum, of G's gradients, and of distances between distributions."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def bell(x, mean, std):
 
 @drawing(7, 2.8)
 def best_discriminator(figure):
-    """D* = p / (p + q) for two bells near each other and far apart."""
+    """D* = p / (p + q) for two bell curves, close together and far apart."""
     x = np.linspace(-5, 5, 401)
     for axes, distance in zip(figure.subplots(1, 2), (1.5, 5)):
         p, q = bell(x, -distance / 2, 0.6), bell(x, distance / 2, 0.6)
@@ -21,13 +21,15 @@ def best_discriminator(figure):
         axes.fill_between(x, q, color=ORANGE, alpha=0.35, linewidth=0, label="q: fake")
         axes.plot(x, p / (p + q), color=RED, label="best D")
         js = jensen_shannon(p / p.sum(), q / q.sum())
-        axes.set(title=f"{distance} apart: JS = {js:.3f} of at most {np.log(2):.3f}", yticks=(0, 0.5, 1))
+        axes.set(
+            title=f"{distance} apart: JS = {js:.3f} of at most {np.log(2):.3f}", yticks=(0, 0.5, 1)
+        )
     figure.axes[0].legend(loc="center left", fontsize=8)
 
 
 @drawing(7, 3)
 def generator_gradients(figure):
-    """What each objective tells G of one fake with score c: the slope of its loss, by the objectives' own generator()."""
+    """Gradient of each objective at a fake's score c, by the objectives' generator()."""
     c = np.linspace(-6, 6, 241)
     slope, value = figure.subplots(1, 2)
     for objective, name, colour in (
@@ -36,9 +38,9 @@ def generator_gradients(figure):
         (LeastSquares(), "least squares", GREEN),
         (Wasserstein(), "Wasserstein, hinge", ORANGE),
     ):
-        said = [objective.generator(np.array([score])) for score in c]
-        value.plot(c, [loss for loss, _ in said], color=colour, label=name)
-        slope.plot(c, [dc[0] for _, dc in said], color=colour, label=name)
+        results = [objective.generator(np.array([score])) for score in c]
+        value.plot(c, [loss for loss, _ in results], color=colour, label=name)
+        slope.plot(c, [dc[0] for _, dc in results], color=colour, label=name)
     value.set(title="loss of G", xlabel="score c of a fake", ylim=(-6, 8))
     slope.set(title="its slope: how hard G is pushed", xlabel="score c of a fake", ylim=(-2.5, 1.2))
     for axes in (slope, value):
@@ -48,7 +50,7 @@ def generator_gradients(figure):
 
 @drawing(7, 2.9)
 def four_distances(figure):
-    """Two equal narrow bells, one moved away: only one of the measures goes on telling how far."""
+    """Two equal narrow bell curves moving apart: only one measure grows throughout."""
     x = np.linspace(-1, 7, 1601)
     p = bell(x, 0, 0.15)
     p /= p.sum()
@@ -74,7 +76,7 @@ def four_distances(figure):
 
 @drawing(7, 2.8)
 def transport(figure):
-    """On a line the earth mover's distance is the area between the two cumulative distributions."""
+    """On a line the earth mover's distance is the area between the cumulative distributions."""
     x = np.linspace(-3, 4, 400)
     p, q = bell(x, -0.8, 0.5), 0.5 * bell(x, 0.5, 0.4) + 0.5 * bell(x, 2.2, 0.4)
     left, right = figure.subplots(1, 2)
@@ -92,14 +94,19 @@ def transport(figure):
 
 @drawing(7, 3)
 def critic_slopes(figure):
-    """The best critic between two points on a line has slope 1; clipped weights give another slope, BCE's D a cliff."""
+    """Optimal critic between two points on a line: it has slope 1.
+
+    Weight clipping gives another slope, and BCE's D is a cliff.
+    """
     x = np.linspace(-3, 3, 301)
     axes = figure.subplots()
     axes.fill_between(x, 2 * bell(x, -1.5, 0.25), color=BLUE, alpha=0.3, linewidth=0, label="real")
     axes.fill_between(x, 2 * bell(x, 1.5, 0.25), color=ORANGE, alpha=0.3, linewidth=0, label="fake")
     p, q = bell(x, -1.5, 0.25), bell(x, 1.5, 0.25)
     with np.errstate(divide="ignore", invalid="ignore"):
-        axes.plot(x, 3 * p / (p + q), color=RED, label="3 x best D of BCE: flat where the fakes are")
+        axes.plot(
+            x, 3 * p / (p + q), color=RED, label="3 x best D of BCE: flat where the fakes are"
+        )
     axes.plot(x, -x, color=GREEN, label="best critic of slope 1: tells the way everywhere")
     axes.set(ylim=(-3.2, 3.6), yticks=())
     axes.legend(loc="lower left", fontsize=8)

@@ -1,4 +1,4 @@
-"""A convolution as a matrix product, its tiles, the residue classes of its adjoint, and the formats of numbers."""
+"""Figures of convolution as a matrix product, its tiles, its adjoint, and number formats."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -9,7 +9,7 @@ from docs.figures.forms import grid, plain
 
 @drawing(7, 5.2)
 def gemm_view(figure):
-    """y (M, K) = a (M, R S C) b (R S C, K), with the tile that one program computes and the step of its loop."""
+    """y (M, K) = a (M, R S C) b (R S C, K), with one program's tile and the step of its loop."""
     axes = figure.subplots()
     for x, y, width, height in ((0, 0, 6, 4.4), (6.6, 4.9, 3, 3.2), (6.6, 0, 3, 4.4)):
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=INK, linewidth=1))
@@ -28,7 +28,15 @@ def gemm_view(figure):
         (2.5, 2.75, "BLOCK_M x\nBLOCK_K", 0),
         (8.1, 2.75, "acc", 0),
     ):
-        axes.text(x, y, text, ha="center", va="center", rotation=turn, fontsize=8 if "BLOCK" in text else 10)
+        axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            rotation=turn,
+            fontsize=8 if "BLOCK" in text else 10,
+        )
     axes.annotate("", (5.6, 1.9), (0.4, 1.9), arrowprops={"arrowstyle": "-|>", "color": INK})
     axes.text(3, 1.55, "for k in range(0, R S C, BLOCK_K)", ha="center", fontsize=8)
     axes.set(xlim=(-0.9, 10.6), ylim=(-0.9, 8.8))
@@ -37,18 +45,35 @@ def gemm_view(figure):
 
 @drawing(7, 3.1)
 def residue_classes(figure):
-    """Which of 4x4 taps meet each pixel of dx at stride 2, pad 1: four classes, each a dense product of 2x2 taps."""
+    """Which of 4x4 taps contribute to each pixel of dx at stride 2, pad 1: four classes.
+
+    Each class is a dense product with 2x2 taps.
+    """
     left, right = figure.subplots(1, 2, width_ratios=(8, 9))
     H, stride, pad, R = 8, 2, 1, 4
     colours = (BLUE, ORANGE, GREEN, RED)
     classes = [[(h + pad) % stride * 2 + (v + pad) % stride for v in range(H)] for h in range(H)]
-    grid(left, 0, H, [[None] * H for _ in range(H)], [[(colours[c], 0.5) for c in row] for row in classes], lines=GREY)
+    grid(
+        left,
+        0,
+        H,
+        [[None] * H for _ in range(H)],
+        [[(colours[c], 0.5) for c in row] for row in classes],
+        lines=GREY,
+    )
     left.set(title="pixels of dx by (h mod 2, v mod 2)", xlim=(-0.2, H + 0.2), ylim=(-0.2, H + 0.2))
     for i, colour in enumerate(colours):
         first_r, first_s = divmod(i, 2)
         mine = {(r, s) for r in range(first_r, R, stride) for s in range(first_s, R, stride)}
         shade = [[(colour, 0.6) if (r, s) in mine else None for s in range(R)] for r in range(R)]
-        grid(right, i % 2 * 4.7, 8.7 - i // 2 * 4.7, [[None] * R for _ in range(R)], shade, lines=GREY)
+        grid(
+            right,
+            i % 2 * 4.7,
+            8.7 - i // 2 * 4.7,
+            [[None] * R for _ in range(R)],
+            shade,
+            lines=GREY,
+        )
     right.set(title="the taps of w that reach each class", xlim=(-0.2, 9), ylim=(-0.3, 9))
     for axes in (left, right):
         plain(axes)
@@ -57,11 +82,22 @@ def residue_classes(figure):
 @drawing(7, 2.3)
 def formats(figure):
     axes = figure.subplots()
-    rows = (("float32", 8, 23), ("TF32 (a factor in tensor cores)", 8, 10), ("bfloat16", 8, 7), ("float16", 5, 10))
+    rows = (
+        ("float32", 8, 23),
+        ("TF32 (a factor in tensor cores)", 8, 10),
+        ("bfloat16", 8, 7),
+        ("float16", 5, 10),
+    )
     for i, (name, exponent, fraction) in enumerate(rows):
         y = -i
-        for start, width, colour in ((0, 1, GREY), (1, exponent, ORANGE), (1 + exponent, fraction, BLUE)):
-            axes.add_patch(Rectangle((start, y), width, 0.7, facecolor=colour, alpha=0.55, edgecolor="none"))
+        for start, width, colour in (
+            (0, 1, GREY),
+            (1, exponent, ORANGE),
+            (1 + exponent, fraction, BLUE),
+        ):
+            axes.add_patch(
+                Rectangle((start, y), width, 0.7, facecolor=colour, alpha=0.55, edgecolor="none")
+            )
             axes.text(start + width / 2, y + 0.35, width, ha="center", va="center", fontsize=8)
         axes.text(-0.4, y + 0.35, name, ha="right", va="center")
     axes.text(5, 0.85, "exponent", ha="center", fontsize=8)
@@ -72,7 +108,7 @@ def formats(figure):
 
 @drawing(7, 2.8)
 def lost_digits(figure):
-    """The relative error of a variance in float32, in one pass and in two, as the mean grows."""
+    """Draw the relative error of a variance in float32, in one pass and two, as the mean grows."""
     from rawgan.ops.norm import normalize
 
     rng = np.random.default_rng(0)
@@ -87,6 +123,8 @@ def lost_digits(figure):
     axes = figure.subplots()
     axes.loglog(means, np.maximum(one, 1e-9), color=RED, label="E(x^2) - E(x)^2")
     axes.loglog(means, np.maximum(two, 1e-9), color=BLUE, label="two passes, as ops/norm.py")
-    axes.set(xlabel="mean of x, standard deviation 1, float32", ylabel="relative error of the variance")
+    axes.set(
+        xlabel="mean of x, standard deviation 1, float32", ylabel="relative error of the variance"
+    )
     axes.legend(loc="upper left")
     axes.grid()

@@ -1,4 +1,4 @@
-"""Mistakes about the gradient penalty, each as the wrong line and as what it does."""
+"""Mistakes in the gradient penalty: each as the wrong line of code, and its effect."""
 
 from unittest.mock import patch
 
@@ -27,16 +27,19 @@ def norm_over_the_channels(self, critic, x, condition=None, train=True):
 
 def value_alone(self, critic, x, condition=None, train=True):
     value, _, norms = right_call(self, critic, x, condition, train)
-    return value, {}, norms  # wrong: the loss that is printed has the penalty, the weights never hear of it
+    # wrong: the penalty is in the printed loss, but not in the gradient
+    return value, {}, norms
 
 
 def without_the_square(self, squared):
     norm = np.sqrt(squared)
-    return self.weight * (norm - 1).mean(), self.weight / len(norm) / norm  # wrong: nothing holds the norm at 1
+    # wrong: no minimum at a norm of 1
+    return self.weight * (norm - 1).mean(), self.weight / len(norm) / norm
 
 
 def one_sided_by_accident(self, squared):
-    return right_value(WGANGP(self.weight, one_sided=True), squared)  # wrong: a slope below 1 costs nothing
+    # wrong: no penalty for a slope below 1
+    return right_value(WGANGP(self.weight, one_sided=True), squared)
 
 
 right_call, right_value = Penalty.__call__, WGANGP.value
@@ -54,9 +57,13 @@ def mistake_norms(figure):
     )
     for name, place, method, wrong, colour in cases:
         with patch.object(place, method, wrong):
-            norms = watched(lambda gan, said: float(said["gradient_norm"]))
-        axes.plot(smooth(norms), color=colour, label=f"{name}: {np.mean(norms[-50:]):.2f} at the end")
-    axes.set(yscale="log", xlabel="step on the ring", title="mean |gradient of D|, which should be 1")
+            norms = watched(lambda gan, metrics: float(metrics["gradient_norm"]))
+        axes.plot(
+            smooth(norms), color=colour, label=f"{name}: {np.mean(norms[-50:]):.2f} at the end"
+        )
+    axes.set(
+        yscale="log", xlabel="step on the ring", title="mean |gradient of D|, which should be 1"
+    )
     axes.legend(fontsize=8)
 
 
@@ -66,9 +73,15 @@ def flat_critic(last=()) -> Sequential:
 
 @drawing(7, 2.8)
 def mistake_channels(figure):
-    """A critic of 8x8 images: the true norm over the whole image as it trains, with the right norm and with one per pixel."""
+    """Draw the true gradient norm over a whole image while a critic of 8x8 images is trained.
+
+    The critic is trained with the correct penalty, and with one norm per pixel.
+    """
     axes = figure.subplots()
-    for name, call, colour in (("over the image", right_call, BLUE), ("over the channels", norm_over_the_channels, RED)):
+    for name, call, colour in (
+        ("over the image", right_call, BLUE),
+        ("over the channels", norm_over_the_channels, RED),
+    ):
         random = Random(0)
         net = flat_critic()
         he_uniform(net, random.stream("weights"))
@@ -81,16 +94,27 @@ def mistake_channels(figure):
             x = penalty.points(real, fake, random.stream("penalty"))
             _, grads, _ = call(penalty, net, x)
             norms.append(right_call(penalty, net, x)[2].mean())
-            passes = [net.backward(dy, cache, need_dx=False)[1] for dy, cache in ((da, real_cache), (dc, fake_cache))]
-            optimizer.step(optimizer.parameters.gather(*passes, grads))
+            passes = [
+                net.backward(dy, cache, need_dx=False)[1]
+                for dy, cache in ((da, real_cache), (dc, fake_cache))
+            ]
+            optimizer.step(optimizer.parameters.flatten_gradients(*passes, grads))
         axes.plot(norms, color=colour, label=f"norm {name}: {np.mean(norms[-50:]):.1f} at the end")
-    axes.set(xlabel="critic steps on 8x8 images", title="the slope that the critic takes: |g| over the whole image", ylim=(0, None))
+    axes.set(
+        xlabel="critic steps on 8x8 images",
+        title="the slope that the critic takes: |g| over the whole image",
+        ylim=(0, None),
+    )
     axes.legend()
 
 
 def alphas(kind: str, rng, like):
-    """What is drawn in the place of one U(0, 1) per sample."""
-    shapes = {"one per pixel": like.shape, "one for the batch": (1,) * like.ndim, "normal": (len(like), *[1] * (like.ndim - 1))}
+    """Return the values drawn instead of one U(0, 1) per sample."""
+    shapes = {
+        "one per pixel": like.shape,
+        "one for the batch": (1,) * like.ndim,
+        "normal": (len(like), *[1] * (like.ndim - 1)),
+    }
     if kind == "one per sample":
         return per_sample(rng, like)
     return rng.normal(size=shapes[kind]) if kind == "normal" else rng.random(shapes[kind])
@@ -102,8 +126,12 @@ def mistake_alphas(figure):
     real = ring(rng, 8) / ring.spread
     fake = np.stack([np.linspace(-1.2, 1.2, 8), np.full(8, 2.3)], 1).astype(np.float32)
     many = np.tile(np.arange(8), 60)
-    for axes, kind in zip(figure.subplots(1, 4), ("one per sample", "normal", "one per pixel", "one for the batch")):
-        with patch("rawgan.penalties.per_sample", lambda rng, like, kind=kind: alphas(kind, rng, like)):
+    for axes, kind in zip(
+        figure.subplots(1, 4), ("one per sample", "normal", "one per pixel", "one for the batch")
+    ):
+        with patch(
+            "rawgan.penalties.per_sample", lambda rng, like, kind=kind: alphas(kind, rng, like)
+        ):
             x = WGANGP().points(real[many], fake[many], rng)
         axes.plot(*np.stack([real, fake], 1).transpose(2, 1, 0), color=GREY, linewidth=0.5)
         axes.scatter(*x.T, s=2, color=BLUE if kind == "one per sample" else RED)
@@ -114,21 +142,34 @@ def mistake_alphas(figure):
 
 @drawing(7, 2.8)
 def mistake_sigmoid(figure):
-    """A critic on a line, trained to its end between two heaps, with and without a sigmoid on its score."""
+    """Critic on a line, trained to convergence between two clusters, with and without a sigmoid.
+
+    The sigmoid acts on the score.
+    """
     axes = figure.subplots()
     x = np.linspace(-4, 4, 161, dtype=np.float32)[:, None]
-    for name, last, colour in (("linear score", (), BLUE), ("sigmoid on the score", (Sigmoid(),), RED)):
+    for name, last, colour in (
+        ("linear score", (), BLUE),
+        ("sigmoid on the score", (Sigmoid(),), RED),
+    ):
         random = Random(0)
-        net = Sequential(Linear(1, 32), LeakyReLU(0.2), Linear(32, 32), LeakyReLU(0.2), Linear(32, 1), *last)
+        net = Sequential(
+            Linear(1, 32), LeakyReLU(0.2), Linear(32, 32), LeakyReLU(0.2), Linear(32, 1), *last
+        )
         he_uniform(net, random.stream("weights"))
         optimizer, penalty = Adam(Parameters(net), 3e-3, (0.5, 0.9)), WGANGP(10)
         for _ in range(500):
-            real, fake = (random.stream(f"{m}").normal(m, 0.3, (64, 1)).astype(np.float32) for m in (-2, 2))
+            real, fake = (
+                random.stream(f"{m}").normal(m, 0.3, (64, 1)).astype(np.float32) for m in (-2, 2)
+            )
             (a, real_cache), (c, fake_cache) = net.forward(real), net.forward(fake)
             _, da, dc = Wasserstein().discriminator(a, c)
             _, grads, _ = penalty(net, penalty.points(real, fake, random.stream("penalty")))
-            passes = [net.backward(dy, cache, need_dx=False)[1] for dy, cache in ((da, real_cache), (dc, fake_cache))]
-            optimizer.step(optimizer.parameters.gather(*passes, grads))
+            passes = [
+                net.backward(dy, cache, need_dx=False)[1]
+                for dy, cache in ((da, real_cache), (dc, fake_cache))
+            ]
+            optimizer.step(optimizer.parameters.flatten_gradients(*passes, grads))
         score, cache = net.forward(x)
         slope = net.backward(np.ones_like(score), cache, need_grads=False)[0]
         score = score - score.mean()

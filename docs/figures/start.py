@@ -1,4 +1,4 @@
-"""What the first page shows: a generator that learns digits."""
+"""Figure of the first page: a generator during its training on digits."""
 
 import numpy as np
 
@@ -11,8 +11,11 @@ SHOWN = (0, 50, 150, 350)
 
 @drawing(8, 3.1)
 def digits_grow(figure):
-    """The same twelve z after so many steps."""
-    gan, z = digits_gan(Random(0)), np.random.default_rng(4).standard_normal((12, 8), dtype=np.float32)
+    """Images of the same twelve z after increasing numbers of steps."""
+    gan, z = (
+        digits_gan(Random(0)),
+        np.random.default_rng(4).standard_normal((12, 8), dtype=np.float32),
+    )
     rows = figure.subplots(len(SHOWN), len(z))
     steps = digits_steps(gan, Random(0), SHOWN[-1])
     for step in range(SHOWN[-1] + 1):

@@ -1,4 +1,4 @@
-"""The two halves of a training step: what flows forward, and how far each gradient goes back."""
+"""The two halves of a training step: forward computation, and the extent of each gradient."""
 
 from matplotlib.patches import Rectangle
 
@@ -11,11 +11,16 @@ def box(axes, x, y, text, colour) -> None:
 
 
 def line(axes, start, end, colour=INK, style="-") -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "linestyle": style})
+    axes.annotate(
+        "",
+        end,
+        start,
+        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "linestyle": style},
+    )
 
 
 def network(axes, title: str) -> None:
-    """z -> G -> fake -> D -> c."""
+    """Draw z -> G -> fake -> D -> c."""
     box(axes, 1.2, 0, "G", ORANGE)
     box(axes, 5.2, 0, "D", BLUE)
     for x, text in ((0.15, "z"), (3.95, "fake"), (7.75, "c")):

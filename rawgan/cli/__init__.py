@@ -1,1 +1,1 @@
-"""The command line `rawgan`: a module per command, listed in main.py."""
+"""Command line `rawgan`: a module per command, listed in main.py."""

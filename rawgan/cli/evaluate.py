@@ -1,58 +1,158 @@
-"""rawgan evaluate: how good the pictures of a run are."""
+"""rawgan evaluate: metrics of the images of a run."""
 
 import json
+import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
 import rawgan
-from rawgan.cli.common import DeviceOption, RunArgument, SeedOption, device_for
-from rawgan.errors import UserError
-from rawgan.metrics.classifier import judge_for
-from rawgan.metrics.evaluation import NAMES, evaluate, said, splits
+from rawgan.cli.common import (
+    DeviceOption,
+    RunArgument,
+    SeedOption,
+    StepOption,
+    device_for,
+)
+from rawgan.cli.outputs import ForceOption, record_outputs, require_outputs
+from rawgan.errors import UserError, printable, reason
+from rawgan.files import kind, write_whole
+from rawgan.metrics.classifier import load_or_train_classifier
+from rawgan.metrics.evaluation import (
+    BETTER,
+    NAMES,
+    check_counts,
+    evaluate,
+    judged_count,
+    score_text,
+    splits,
+    too_few,
+)
 from rawgan.random import Random
-from rawgan.training.load import choose_labels, load_generator
-from rawgan.training.loop import latent, sample
-from rawgan.training.run import write_whole
+from rawgan.training.load import choose_labels, load_generator, trained_step
+from rawgan.training.sampling import latent, sample
 
 
 def command(
     run: RunArgument,
-    data: Annotated[str | None, typer.Option(help="the pictures to compare with; those of the training unless given")] = None,
-    count: Annotated[int, typer.Option(min=8, max=100_000, help="how many pictures are drawn and judged")] = 10_000,
+    data: Annotated[
+        str | None,
+        typer.Option(help="the pictures to compare with; those of the training unless given"),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=8, max=100_000, help="how many pictures are drawn and judged")
+    ] = 10_000,
     seed: SeedOption = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for the numbers; RUN/evaluation.json unless given")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="file for the numbers, new; in RUN unless given"),
+    ] = None,
+    step: StepOption = None,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
 ):
-    """Judges the pictures of a run, drawn in inference mode, by a small classifier that is trained on the data (once: it is kept).
+    """Evaluate images of a run, drawn in inference mode, by a classifier trained on the data.
 
-    Every number stands between that of as many training pictures, which nobody betters, and that of noise.
+    The classifier is trained once and kept. Each metric is printed with the direction that is
+    better, next to that of as many training pictures, the best that can be reached, and that of
+    noise. RUN/evaluation-STEP.json has the numbers, RUN/evaluation.json those of the last one; the
+    first is never replaced, the second is as long as it is as rawgan wrote it, and every other file
+    with --force only.
 
     rawgan evaluate runs/dcgan-digits-001
 
     rawgan evaluate runs/dcgan-pictures-001 --data path/to/pictures --count 2000
     """
-    where = device_for(device)
-    recipe, generator, config = load_generator(run, where)
+    named = json_file is not None
+    require_outputs(run, [json_file or run / "evaluation.json"], named, force, "--json")
+    require_writable(json_file.parent if json_file else run)
+    computed_on = device_for(device)
+    recipe, generator, config = load_generator(run, computed_on, step)
+    at = trained_step(run, step)
     source = data or config.get("source") or config.get("data")
     if not isinstance(source, str):
-        raise UserError(f"{run} does not say which pictures it was trained on: give --data")
-    train, test, told_apart = splits(source, config["size"], config["channels"])
-    print(f"Data: {train.source}, {len(train)} training and {len(test)} test pictures ({told_apart}).", flush=True)
-    judge = judge_for(train, device=where)
-    accuracy = judge.accuracy(test)
-    print(f"Judge: {accuracy:.2%} of the test pictures' {judge.task} found; {judge.sha256[:12]}.", flush=True)
+        raise UserError(f"{run} does not name the pictures it was trained on: give --data")
+    classes = tuple(config.get("classes") or map(str, range(recipe.classes)))
+    train, test, test_source = splits(
+        source, config["size"], config["channels"], classes, config.get("skip_broken") is True
+    )
+    print(
+        f"Data: {printable(train.source)}, {len(train)} training and {len(test)} test pictures "
+        f"({test_source}).",
+        flush=True,
+    )
+    check_counts(count, train, test)
+    classifier = load_or_train_classifier(train, device=computed_on)
+    accuracy = classifier.require_better_than_chance(test)
+    print(
+        f"Classifier: {accuracy:.2%} of the test pictures' {classifier.task} correct; "
+        f"{classifier.sha256[:12]}.",
+        flush=True,
+    )
+    warnings = too_few(count, train, test, classifier)
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
     labels = choose_labels(recipe, count)
-    images = sample(recipe, generator, latent(recipe, Random(seed).stream("z"), where, count, labels))
-    scores = evaluate(images, labels, train, test, judge, seed)
-    found = {"data": train.name, "source": train.source, "test": told_apart, "count": count, "seed": seed, "device": where.name}
-    found |= {"judge": {"task": judge.task, "classes": judge.classes, "accuracy": accuracy, "sha256": judge.sha256}}
-    found |= {"scores": scores, "versions": {"rawgan": rawgan.__version__}}
-    path = json_file or run / "evaluation.json"
-    write_whole(path, json.dumps(found, indent=2).encode() + b"\n")
-    print(f"\n{'':34}{'samples':>16}{'training':>16}{'noise':>16}")
-    for name, about in NAMES.items():
+    z = latent(recipe, Random(seed).stream("z"), computed_on, count, labels)
+    with tqdm(
+        total=count + judged_count(count, train, test),
+        desc="evaluation",
+        unit=" pictures",
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+    ) as bar:
+        images = sample(recipe, generator, z, on_batch=bar.update)
+        scores = evaluate(images, labels, train, test, classifier, seed, bar.update)
+    print(f"\nStep {'unknown' if at is None else at}, {count} samples, seed {seed}:")
+    print(f"{'':34}{'better':>12}{'samples':>22}{'training':>22}{'noise':>22}")
+    for name, label in NAMES.items():
         if name in scores["samples"]:
-            print(f"{about:34}" + "".join(f"{said(column, name):>16}" for column in scores.values()))
-    print(f"\nThe numbers are in {path}; compare only those of one judge and one count.")
+            columns = (f" {score_text(column, name):>21}" for column in scores.values())
+            print(f"{label:34}{BETTER[name]:>12}" + "".join(columns), flush=True)
+    result = {
+        "step": at,
+        "data": train.name,
+        "source": train.source,
+        "test": test_source,
+        "count": count,
+        "seed": seed,
+        "device": computed_on.name,
+    }
+    result |= {
+        "classifier": {
+            "task": classifier.task,
+            "classes": classifier.classes,
+            "accuracy": accuracy,
+            "sha256": classifier.sha256,
+        }
+    }
+    result |= {"scores": scores, "warnings": warnings, "versions": {"rawgan": rawgan.__version__}}
+    text = json.dumps(result, indent=2).encode() + b"\n"
+    path = json_file or free_evaluation(run, "unknown" if at is None else f"{at:06}")
+    write_whole(path, text)
+    if not named:
+        write_whole(run / "evaluation.json", text)
+        record_outputs(run, [path.name, "evaluation.json"])
+    print(f"\nThe numbers are in {path}; compare only those of one classifier and one count.")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError, before hours of work, where no file can be made in a folder."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({reason(error)}): give --json a file elsewhere"
+        ) from error
+
+
+def free_evaluation(run: Path, name: str) -> Path:
+    """Return the first of RUN/evaluation-NAME.json, evaluation-NAME-2.json, ... that is free."""
+    path, n = run / f"evaluation-{name}.json", 1
+    while kind(path):
+        path, n = run / f"evaluation-{name}-{n + 1}.json", n + 1
+    return path

@@ -1,4 +1,4 @@
-"""rawgan info: what this machine can do, and what there is to train."""
+"""rawgan info: installed packages, ways to compute, recipes, and the plan of a recipe or run."""
 
 import platform
 import warnings
@@ -12,97 +12,173 @@ import typer
 import rawgan
 from rawgan.backend import choose_device
 from rawgan.data.images import MAX_SIZE
-from rawgan.errors import UserError
+from rawgan.ema import EMA
+from rawgan.errors import UserError, alternatives
 from rawgan.gan import GAN
-from rawgan.kernels import specs
+from rawgan.kernels import all_specs
 from rawgan.layers import parameter_count
-from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.models.recipe import Recipe
+from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
+from rawgan.training.graph_runner import INDEX_ROWS, data_bytes, in_bytes, memory, step_launches
 from rawgan.training.load import load_config
-from rawgan.training.options import PRECISIONS, whole
-from rawgan.training.replay import LOOK, memory
+from rawgan.training.options import FIELDS, PRECISION_CHOICES, integer_in
+from rawgan.training.path import choose_path, planned_precision
 
 
 def command(
-    what: Annotated[
-        str | None, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or a run folder, whose step is planned; else everything")
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|RUN",
+            help="a recipe, or a run folder, whose step is planned; else everything",
+        ),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, max=MAX_SIZE, help="image side; its own unless given, as all below")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, max=3, help="channels of an image, 1 or 3")] = None,
-    width: Annotated[int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_SIZE, help="image side; its own unless given, as all below"),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="channels of an image, 1 or 3")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=2, max=10**6, help="images per step")] = None,
-    precision: Annotated[str | None, typer.Option(help="of the products: fp32, tf32 or bf16")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="of the products: fp32, tf32 or bf16; the one that auto takes here unless given"
+        ),
+    ] = None,
+    source: Annotated[
+        bool,
+        typer.Option("--source", help="the setting of the recipe's source, as train --source"),
+    ] = False,
 ):
-    """Says what is installed, where it would compute and why not elsewhere, and lists the recipes with their parameter counts.
+    """Print installed packages, the ways to compute, and the recipes with their settings.
 
-    Of a recipe, or a run, it says what its step is as a plan, as `rawgan train --planned` has it: how many launches, in how much
-    memory. That needs no GPU.
+    The first line of a recipe is the setting of `rawgan train RECIPE`, the second that of its
+    source. For a recipe, or a run folder, print the launches and memory of its planned step. That
+    needs no GPU.
 
-    `rawgan info dcgan --batch 128 --precision bf16`
+    `rawgan info dcgan --source --batch 128 --precision bf16`
     """
-    given = {"size": size, "channels": channels, "width": width, "batch": batch, "precision": precision}
-    given = {name: value for name, value in given.items() if value is not None}
-    if what is not None:
-        return plan(what, given)
-    for name in given:
-        raise UserError(f"--{name} is of a plan: say of which recipe, rawgan info RECIPE --{name} {given[name]}")
+    options = {
+        "size": size,
+        "channels": channels,
+        "width": width,
+        "batch": batch,
+        "precision": precision,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if target is not None:
+        return plan(target, options, source)
+    if source:
+        raise UserError("--source is of a plan: name the recipe, rawgan info RECIPE --source")
+    for name, value in options.items():
+        raise UserError(
+            f"--{name} is of a plan: name the recipe, rawgan info RECIPE --{name} {value}"
+        )
     device = choose_device()
-    packages = ", ".join(f"{name} {installed(name)}" for name in ("numpy", "cupy-cuda12x", "triton", "safetensors", "pillow"))
-    print(f"rawgan {rawgan.__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    packages = ", ".join(
+        f"{name} {installed(name)}"
+        for name in ("numpy", "cupy-cuda12x", "triton", "safetensors", "pillow")
+    )
+    print(
+        f"rawgan {rawgan.__version__} on Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}"
+    )
     print(f"packages: {packages}\n")
     for path, state in paths(device).items():
         print(f"{path:16} {state}")
-    print(f"\n{'recipe':16} {'G':>10} {'D':>10}  {'image':>9}  source")
+    choice = choose_path("auto", "auto", RECIPES["dcgan"], device)
+    print(f"{'--path auto':16} {choice}; of a recipe: rawgan info RECIPE")
+    print(f"\n{'recipe':16} {'G':>10} {'D':>10}  setting")
     for recipe in RECIPES.values():
-        gan = build(recipe)
-        G, D = parameter_count(gan.generator), parameter_count(gan.discriminator)
-        image = f"{recipe.size}x{recipe.size}x{recipe.channels}"
-        print(f"{recipe.name:16} {G:>10,} {D:>10,}  {image:>9}  {recipe.source}")
+        for name, setting in ((recipe.name, recipe.default), ("  --source", recipe.of_source)):
+            gan = build(recipe, setting.size, setting.channels, setting.width)
+            G, D = parameter_count(gan.generator), parameter_count(gan.discriminator)
+            print(f"{name:16} {G:>10,} {D:>10,}  {recipe.describe(setting)}")
+        print(f"  {recipe.source}")
 
 
 def build(recipe: Recipe, *shape: int) -> GAN:
-    """The untrained networks. What penalties warn of is left to the training to say."""
+    """Return the untrained networks, without the warnings of penalties, which a training prints."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return recipe.build(Random(0), *shape)
 
 
-def plan(what: str, given: dict) -> None:
-    """Says what the step of a recipe, or of a run folder, is as a plan. Raises UserError for what is neither."""
-    if what in RECIPES:
-        recipe, config = RECIPES[what], {}
-    elif Path(what).is_dir():
-        config, recipe = load_config(Path(what) / "config.json")
+def plan(target: str, options: dict, source: bool) -> None:
+    """Print the planned step of a recipe or a run folder. Raises UserError for any other name."""
+    if target in RECIPES:
+        recipe, config = RECIPES[target], {}
+    elif Path(target).is_dir():
+        if source:
+            raise UserError(f"{target} is a run, with its own setting: leave --source out")
+        config, recipe = load_config(Path(target) / "config.json")
     else:
-        raise UserError(f"{what} is no recipe and no run folder; the recipes are {', '.join(RECIPES)}")
+        raise UserError(f"{target} is no recipe and no run folder; {alternatives(target, RECIPES)}")
     if recipe.name not in RECIPES:
-        raise UserError(f"{what} is a run of {recipe.name}, whose step has no plan")
-    own = {name: getattr(recipe, name) for name in ("size", "channels", "width", "batch")} | {"precision": "fp32"}
-    size, channels, width, batch, precision = (own | {k: v for k, v in config.items() if k in own} | given).values()
-    if precision not in PRECISIONS:
-        raise UserError(f"precision {precision!r:.80} is not known; choose {', '.join(PRECISIONS)}")
-    if not whole(2, 10**6)(batch):
-        raise UserError(f"{what} has no usable batch: it must be a whole number from 2 to 1000000")
+        raise UserError(f"{target} is a run of {recipe.name}, whose step has no plan")
+    setting = recipe.of_source if source or config else recipe.default
+    values = {name: getattr(setting, name) for name in ("size", "channels", "width")}
+    values |= {"batch": recipe.batch, "precision": "auto"}
+    values |= {name: value for name, value in config.items() if name in values} | options
+    size, channels, width, batch, precision = values.values()
+    if precision not in PRECISION_CHOICES:
+        raise UserError(
+            f"precision {precision!r:.80} is not known; choose {', '.join(PRECISION_CHOICES)}"
+        )
+    if not integer_in(2, 10**6)(batch):
+        raise UserError(
+            f"{target} has no usable batch: it must be a whole number from 2 to 1000000"
+        )
+    if not FIELDS["ema"](ema := config.get("ema")):
+        raise UserError(f"{target} has no usable ema: it must be a number from 0 to 0.99999")
+    device, refusal = choose_device(), ""
+    precision, _ = planned_precision(precision, recipe, device)
     gan = build(recipe, size, channels, width)
-    print(f"{recipe.name}, images of {size}x{size}x{channels}, width {width}, batch {batch}, {precision}")
+    average = EMA(gan.generator_optimizer.parameters, ema) if ema else None
+    print(
+        f"{recipe.name}, images of {size}x{size}x{channels}, width {width}, batch {batch}, "
+        f"{precision}"
+    )
     for name, net in (("generator", gan.generator), ("discriminator", gan.discriminator)):
         print(f"{name:16} {parameter_count(net):,} parameters")
+    if not config:
+        print(f"{'rawgan train':16} {recipe.describe(recipe.default)}")
+        print(f"{'--source':16} {recipe.describe(recipe.of_source)}")
     try:
-        specs()
-        from rawgan.planned_steps import planned_step
+        all_specs()
+        from rawgan.planned import plan_step
 
-        images, labels = np.zeros((1, size, size, channels), np.uint8), np.zeros(1, np.int64) if recipe.classes else None
-        step = planned_step(gan, recipe, images, batch, labels=labels, precision=precision, batches=LOOK)
+        images = np.zeros((1, size, size, channels), np.uint8)
+        labels = np.zeros(1, np.int64) if recipe.classes else None
+        step = plan_step(
+            gan,
+            images,
+            batch,
+            labels=labels,
+            precision=precision,
+            batches=INDEX_ROWS,
+            average=average,
+        )
     except UserError as error:
-        print(f"{'plan':16} none: {error}")
-        return
-    counts = ", ".join(f"{name} {n}" for name, n in step.plan.counts().most_common())
-    print(f"{'launches':16} {len(step.plan.launches)} a step: {counts}")
-    print(f"{'memory':16} {memory(step)}")
+        refusal = str(error)
+        print(f"{'plan':16} none: {refusal}")
+    else:
+        counts, maximum = step_launches(step)
+        by_kernel = ", ".join(f"{name} {n}" for name, n in counts.most_common())
+        print(f"{'launches':16} {counts.total()} a step{maximum}: {by_kernel}")
+        print(f"{'memory':16} {memory(step)}")
+        print(f"{'data set':16} {in_bytes(data_bytes(step))} of memory for each image")
+    print(f"{'--path auto':16} {choose_path('auto', 'auto', recipe, device, refusal=refusal)}")
 
 
 def installed(package: str) -> str:
-    """The version of a package, or that it is not there."""
+    """Return the version of a package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -110,14 +186,15 @@ def installed(package: str) -> str:
 
 
 def paths(device) -> dict[str, str]:
-    """The ways to compute, and for each whether it is there or why not."""
+    """Return for each way to compute whether it is available, or why not."""
     gpu = device.name == "gpu"
     try:
-        kernels = f"available with --kernels: {choose_device(kernels=True).path}, Triton {installed('triton')}"
+        with_kernels, triton = choose_device(kernels=True).library, installed("triton")
+        kernels = f"available with --path planned or kernels: {with_kernels}, Triton {triton}"
     except UserError as error:
         kernels = f"not available: {error}"
     return {
         "NumPy": f"available, NumPy {np.__version__} on the CPU",
-        "CuPy": f"available: {device.why}" if gpu else f"not available: {device.why}",
+        "CuPy": f"available: {device.reason}" if gpu else f"not available: {device.reason}",
         "Triton kernels": kernels,
     }

@@ -1,67 +1,163 @@
-"""rawgan train: one recipe, trained on the user's pictures, stopped and resumed."""
+"""rawgan train: train a recipe, or resume a run."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rawgan.cli.common import DataOption, DeviceOption, SeedOption
+from rawgan.cli.common import DeviceOption, OptionalDataOption, SeedOption, device_for
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.models.recipes import RECIPES
+from rawgan.training import autoencoder, train
 from rawgan.training.options import Options
-from rawgan.training.session import resume as go_on
-from rawgan.training.session import start
 
-# what may change when a run is resumed
-AGAIN = ("steps", "device", "kernels", "checkpoint_every", "keep", "tensorboard", "parallel")
+# options that may change when a run is resumed
+RESUMABLE = (
+    "data",
+    "lr",
+    "sample_every",
+    "steps",
+    "device",
+    "path",
+    "precision",
+    "checkpoint_every",
+    "keep",
+    "tensorboard",
+    "parallel",
+)
+RESUMABLE_CODER = ("data", "steps", "sample_every", "checkpoint_every", "keep")  # of a VAE
+# options that imported networks have already
+OF_NETWORKS = ("recipe", "size", "channels", "width", "out")
+REMOVED = ("kernels", "planned")  # flags of versions before --path
 
 
 def command(
     context: typer.Context,
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")] = None,
-    data: DataOption = "digits",
-    steps: Annotated[int, typer.Option(min=1, help="training steps of the generator")] = 1500,
-    batch: Annotated[int | None, typer.Option(min=2, help="images per step; the recipe's own unless given")] = None,
-    width: Annotated[
-        int | None, typer.Option(min=1, max=MAX_SIZE, help="how wide the networks are; the recipe says what it counts")
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="image side; 16 for digits, 32 for cifar10, else 28, unless given")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; the data's own unless given")] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="mirror every real picture left to right with probability 1/2")] = False,
-    lr: Annotated[float | None, typer.Option(help="learning rate of both players; the recipe's own unless given")] = None,
-    real_label: Annotated[float, typer.Option(min=0.5, max=1, help="below 1: one-sided label smoothing")] = 1.0,
-    ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="decay: draw from an average of G")] = None,
+    source: Annotated[
+        bool,
+        typer.Option(
+            "--source",
+            help="train as the recipe's book or paper does: its images, size, width, learning "
+            "rates and steps, except those that are given; `rawgan info` lists them",
+        ),
+    ] = False,
+    data: OptionalDataOption = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="training steps of the generator; the recipe's unless given"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="images per step; the recipe's own unless given")
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_SIZE,
+            help="how wide the networks are, the recipe's unless given; "
+            "the recipe says what it counts",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="image side; unless given the recipe's for the digits, the data's own, or the "
+            "source's for a folder of images"
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=3, help="1 or 3; the data's own unless given")
+    ] = None,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="mirror every real picture left to right with probability 1/2"),
+    ] = False,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="learning rate of both players; the recipe's unless given"),
+    ] = None,
+    real_label: Annotated[
+        float, typer.Option(min=0.5, max=1, help="below 1: one-sided label smoothing")
+    ] = 1.0,
+    ema: Annotated[
+        float | None, typer.Option(min=0, max=0.99999, help="decay: draw from an average of G")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    kernels: Annotated[
-        bool, typer.Option("--kernels", help="compute with the Triton kernels, on a GPU; never in silence without")
-    ] = False,
-    planned: Annotated[
-        bool, typer.Option("--planned", help="run the step as a plan of fused kernels: on a GPU in CUDA graphs of many steps")
-    ] = Options.planned,
-    precision: Annotated[str, typer.Option(help="of a planned step: fp32, tf32 or bf16")] = "fp32",
+    path: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|planned|kernels|arrays",
+            help="planned: fused Triton kernels in CUDA graphs; "
+            "kernels: a Triton kernel per operation; arrays: NumPy or CuPy; "
+            "auto: planned on a GPU where the recipe can be, else arrays, and says why",
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|fp32|tf32|bf16",
+            help="of a planned step; "
+            "auto: bf16 on a GPU of compute capability 8.0 or more, else fp32",
+        ),
+    ] = "auto",
+    kernels: Annotated[bool, typer.Option("--kernels", hidden=True)] = False,
+    planned: Annotated[bool, typer.Option("--planned", hidden=True)] = False,
     sample_every: Annotated[int, typer.Option(min=1, help="steps between two sample grids")] = 250,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="steps between two checkpoints")] = 500,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="steps between two checkpoints")
+    ] = 500,
     keep: Annotated[int, typer.Option(min=1, help="how many checkpoints stay, the last ones")] = 2,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write an event file too (needs tensorboardX)")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="write an event file too (needs tensorboardX)")
+    ] = False,
     parallel: Annotated[
-        str, typer.Option(metavar="none|mpi|nccl", help="be one of the processes that mpirun started, each with a part of a batch")
+        str,
+        typer.Option(
+            metavar="none|mpi|nccl",
+            help="be one of the processes that mpirun started, each with a part of a batch",
+        ),
     ] = "none",
     batchnorm: Annotated[
-        str, typer.Option(metavar="local|synchronised", help="BatchNorm's statistics are of each process' own pictures, or of all")
+        str,
+        typer.Option(
+            metavar="local|synchronised",
+            help="BatchNorm's statistics are of each process' own pictures, or of all",
+        ),
     ] = "local",
-    out: Annotated[Path | None, typer.Option(help="run folder, new or empty; runs/RECIPE-DATA-NNN unless given")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave out pictures that cannot be read")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="run folder, new or empty; runs/RECIPE-DATA-NNN unless given"),
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="go on with this run from its last checkpoint; --steps may be raised")
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="go on with this run from its last checkpoint; "
+            "--steps may be raised, another --path taken, --lr and --sample-every changed, and "
+            "--data given where the pictures have moved",
+        ),
     ] = None,
 ):
-    """Trains a recipe and leaves sample grids, curves, metrics, weights and checkpoints in a run folder.
+    """Train a recipe; write sample grids, curves, metrics, weights and checkpoints to a run folder.
 
-    Ctrl-C ends it cleanly, and a run that was stopped, or killed at any moment, goes on with --resume as if nothing had happened:
-    on the CPU to the same bits. All its options come from its config.json.
+    Ctrl-C ends it cleanly. A run that was stopped, or killed at any moment, goes on with --resume,
+    on a CPU of the same kind to the same bits as without the stop. Its other options come from its
+    config.json; path and precision stay what auto chose at the start.
 
-    `rawgan train dcgan --width 32 --lr 5e-4`
+    Without options it takes some minutes on two CPU cores, on built-in digits; `rawgan info` lists
+    the size, width, learning rate and steps of each recipe, and those of its source.
+
+    `rawgan train dcgan`
+
+    `rawgan train atienza_dcgan --source`
 
     `rawgan train wgan_gp --data path/to/pictures --size 64 --flip`
 
@@ -69,18 +165,69 @@ def command(
 
     `mpirun -n 2 rawgan train dcgan --parallel mpi --batchnorm synchronised`
     """
+    for name in REMOVED:
+        if context.params[name]:
+            raise UserError(f"--{name} is now --path {name}")
     if resume is not None:
-        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
-        for name in given:
-            if name not in (*AGAIN, "resume"):
+        named = [
+            name
+            for name in context.params
+            if context.get_parameter_source(name).name == "COMMANDLINE"
+        ]
+        if autoencoder.is_autoencoder(resume):
+            command_of_autoencoder(resume, context, named)
+            return
+        if train.is_imported(resume):
+            command_of_imported(resume, context, named)
+            return
+        for name in named:
+            if name not in (*RESUMABLE, "resume"):
                 word = name if name == "recipe" else f"--{name.replace('_', '-')}"
-                raise UserError(f"{word} cannot be given with --resume: it comes from the run's own config.json")
-        changes = {name: context.params[name] for name in AGAIN if name in given}
-        done, steps = go_on(resume, **changes)
+                raise UserError(
+                    f"{word} cannot be given with --resume: it comes from the run's config.json"
+                )
+        changes = {name: context.params[name] for name in RESUMABLE if name in named}
+        done, steps = train.resume(resume, **changes)
     elif recipe is None:
-        raise UserError(f"say which recipe to train: {', '.join(RECIPES)}; or --resume RUN")
+        raise UserError(f"name a recipe to train: {', '.join(RECIPES)}; or --resume RUN")
     else:
-        options = {name: value for name, value in context.params.items() if name not in ("out", "resume")}
-        done, steps = start(Options(**options), out)
+        options = {
+            name: value
+            for name, value in context.params.items()
+            if name not in ("out", "resume", *REMOVED)
+        }
+        done, steps = train.start(Options.with_defaults(**options), out)
+    if done < steps:
+        raise typer.Exit(130)
+
+
+def command_of_autoencoder(run: Path, context: typer.Context, named: list[str]) -> None:
+    """Resume a run of an autoencoder with the options that were given."""
+    for name in named:
+        if name not in (*RESUMABLE_CODER, "resume", "device"):
+            raise UserError(
+                f"{name if name == 'recipe' else f'--{name}'} cannot be given with the --resume of "
+                "an autoencoder: it comes from the run's config.json"
+            )
+    changes = {name: context.params[name] for name in RESUMABLE_CODER if name in named}
+    if "data" in changes:
+        changes["source"] = changes.pop("data")
+    done, steps = autoencoder.resume(run, device_for(context.params["device"]), **changes)
+    if done < steps:
+        raise typer.Exit(130)
+
+
+def command_of_imported(run: Path, context: typer.Context, named: list[str]) -> None:
+    """Train the imported networks of a run with the options that were given."""
+    for name in named:
+        if name in OF_NETWORKS:
+            word = name if name == "recipe" else f"--{name}"
+            raise UserError(f"{word} cannot be given for imported networks: it is theirs")
+    options = {
+        name: context.params[name]
+        for name in context.params
+        if name not in (*OF_NETWORKS, "resume", *REMOVED)
+    }
+    done, steps = train.train_imported(run, **options)
     if done < steps:
         raise typer.Exit(130)

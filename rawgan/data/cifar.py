@@ -1,4 +1,7 @@
-"""CIFAR-10 in its binary version: read from the published archive, which is never unpacked, or from a folder of its files."""
+"""CIFAR-10 in its binary version, read from the published archive or from a folder of .bin files.
+
+The archive is read as a stream and never unpacked to disk.
+"""
 
 import gzip
 import hashlib
@@ -23,37 +26,49 @@ SHAPE = (3, 32, 32)
 CLASSES = 10
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, the green and the blue plane, row by row
 SPLITS = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-SLACK = 1 << 20  # bytes of an archive beside the pictures
+SLACK = 1 << 20  # bytes of an archive for everything but the pictures
 
 
 def read_known(split: str) -> tuple[np.ndarray, np.ndarray, Path]:
-    """Images uint8 (N, 32, 32, 3), labels int64 (N,), and the path of the archive in the cache, downloaded where it is not there.
+    """Return images uint8 (N, 32, 32, 3), labels int64 (N,), and the path of the cached archive.
 
-    Raises UserError where the download fails and where the archive is not the published one.
+    Downloads the archive if the cache does not hold it. Raises UserError if the download fails or
+    the archive is not the published one.
     """
     folder = cache_folder() / NAME
     path = folder / FILE
     if not path.is_file():
-        download(NAME, URLS, SHA256, folder, FILE, f"put {FILE} into {folder}, or give a folder with its .bin files")
+        download(
+            NAME,
+            URLS,
+            SHA256,
+            folder,
+            FILE,
+            f"put {FILE} into {folder}, or give a folder with its .bin files",
+        )
     try:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
-    if found != SHA256:
-        raise UserError(f"{path} is not the archive that was published: delete it, and it is downloaded again.")
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): check its permissions."
+        ) from None
+    if digest != SHA256:
+        raise UserError(
+            f"{path} is not the archive that was published: delete it, and it is downloaded again."
+        )
     return *read_archive(path, split), path
 
 
 def holds_cifar(folder: Path) -> bool:
-    """Whether any of the six files lies in `folder`."""
+    """Return whether `folder` holds any of the six files."""
     return any(os.path.isfile(folder / name) for names in SPLITS.values() for name in names)
 
 
 def read_folder(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of the .bin files of a split in `folder`.
+    """Return images uint8 (N, 32, 32, 3) and labels int64 (N,) of a split's .bin files in `folder`.
 
-    Raises UserError where one is missing, not of 10,000 records, or has a label above 9.
+    Raises UserError if a file is missing, does not hold 10,000 records, or has a label above 9.
     """
     images, labels = room(split)
     for i, name in enumerate(SPLITS[split]):
@@ -62,47 +77,61 @@ def read_folder(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
             with open(path, "rb") as file:
                 body = file.read(RECORDS * RECORD + 1)
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): put the file of CIFAR-10 there.") from None
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): put the file of CIFAR-10 there."
+            ) from None
         parse(body, path, images, labels, i)
     return images, labels
 
 
 def read_archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """As `read_folder`, from a .tar.gz file: only the expected members, of the expected size, are read, and none is unpacked.
+    """Return images and labels as `read_folder`, from a .tar.gz file.
 
-    Raises UserError for anything else. Memory is bounded by the size of the pictures, whatever the archive declares.
+    Only members of the expected names and sizes are read, and none is unpacked to disk. Memory is
+    bounded by the size of the pictures, whatever the archive declares. Raises UserError for any
+    other content.
     """
     images, labels = room(split)
     wanted = {INSIDE + name: i for i, name in enumerate(SPLITS[split])}
     limit = 6 * RECORDS * RECORD + SLACK
     try:
-        with gzip.open(path) as plain, tarfile.open(fileobj=Bounded(plain, limit), mode="r|") as archive:
+        with (
+            gzip.open(path) as plain,
+            tarfile.open(fileobj=Bounded(plain, limit), mode="r|") as archive,
+        ):
             for member in archive:
                 if (i := wanted.get(member.name)) is None:
                     continue
                 if not member.isreg() or member.size != RECORDS * RECORD:
-                    raise UserError(f"{path} holds a {member.name} that is no file of {RECORDS * RECORD} bytes: fetch it again.")
+                    raise UserError(
+                        f"{path} holds a {member.name} that is no file of {RECORDS * RECORD} "
+                        "bytes: fetch it again."
+                    )
                 parse(archive.extractfile(member).read(), path, images, labels, i)
                 del wanted[member.name]
     except UserError:
         raise
-    except Exception as error:  # a broken archive makes gzip and tarfile raise nearly anything
-        raise UserError(f"{path} is a broken archive ({type(error).__name__}): fetch it again.") from None
+    except Exception as error:  # gzip and tarfile raise many types for a broken archive
+        raise UserError(
+            f"{path} is a broken archive ({type(error).__name__}): fetch it again."
+        ) from None
     for name in wanted:
         raise UserError(f"{path} holds no {name}: fetch it again.")
     return images, labels
 
 
 class Bounded(io.RawIOBase):
-    """A stream that ends after `limit` bytes, so that nothing behind them can ask for memory.
+    """Stream that ends after `limit` bytes, so that larger archives cannot exhaust memory.
 
-    Its end is told once, and then an EOFError: tarfile would seek through a terabyte that a header declares, block by empty block.
+    The end is reported once as an empty read, and by EOFError afterwards: tarfile would otherwise
+    seek through a terabyte that a header declares in empty reads.
     """
 
     def __init__(self, stream, limit: int):
         self.stream, self.left, self.ended = stream, limit, False
 
     def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes; raise EOFError after the end was reported."""
         if self.ended:
             raise EOFError("read beyond the end")
         chunk = self.stream.read(min(size, self.left) if size >= 0 else self.left)
@@ -112,22 +141,32 @@ class Bounded(io.RawIOBase):
 
 
 def room(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the images and labels of a split go."""
+    """Return empty arrays for the images and labels of a split."""
     N = RECORDS * len(SPLITS[split])
     return allocate((N, *SHAPE[1:], SHAPE[0]), NAME), np.zeros(N, np.int64)
 
 
 def parse(body: bytes, path: Path, images: np.ndarray, labels: np.ndarray, i: int) -> None:
-    """Puts the records of the i-th file where they belong:
+    """Copy the records of the i-th file of a split into `images` and `labels`.
 
         record = label, then x[c,h,w] as bytes, w fastest
 
+    Raises UserError for a file of another size or with a label above 9.
     Source: https://www.cs.toronto.edu/~kriz/cifar.html.
     """
     if len(body) != RECORDS * RECORD:
-        raise UserError(f"{path} does not hold {RECORDS} records of {RECORD} bytes: give the binary version of CIFAR-10.")
-    records, here = np.frombuffer(body, np.uint8).reshape(RECORDS, RECORD), slice(i * RECORDS, (i + 1) * RECORDS)
+        raise UserError(
+            f"{path} does not hold {RECORDS} records of {RECORD} bytes: give the binary "
+            "version of CIFAR-10."
+        )
+    records, here = (
+        np.frombuffer(body, np.uint8).reshape(RECORDS, RECORD),
+        slice(i * RECORDS, (i + 1) * RECORDS),
+    )
     if records[:, 0].max() >= CLASSES:
-        raise UserError(f"{path} holds the label {records[:, 0].max()}: give the binary version of CIFAR-10, with 0 to 9.")
+        raise UserError(
+            f"{path} holds the label {records[:, 0].max()}: give the binary version of "
+            "CIFAR-10, with 0 to 9."
+        )
     labels[here] = records[:, 0]
     images[here] = records[:, 1:].reshape(-1, *SHAPE).transpose(0, 2, 3, 1)

@@ -1,26 +1,30 @@
-"""The value that every data set loads into, and what is done with it: ranges, sizes, channels, batches."""
+"""Images, the type of every loaded data set, and its conversions, resizing and batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from rawgan.errors import UserError
 
-MAX_SIZE = 4096  # of a picture's side
-LIMIT = 4 << 30  # bytes: no file may declare more
+MAX_SIZE = 4096  # largest side of a picture, pixels
+LIMIT = 4 << 30  # most bytes of pictures that a file may declare
 
 
 class NoTestSplit(UserError):
-    """The pictures are not divided into a training and a test set."""
+    """The data set has no test split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Pictures in memory: images uint8 (N, H, W, C) C-contiguous, labels int64 (N,) or None.
 
-    `licence` says what the pictures may be used for, `source` is one line on where they came from.
+    name      of the data set
+    licence   terms of use of the pictures
+    source    their origin, one line
+    classes   the names of the labels 0, 1, 2, ...: the numbers, unless given
+    notes     sentences about how the pictures were resized and cropped
     """
 
     images: np.ndarray
@@ -28,15 +32,24 @@ class Images:
     name: str
     licence: str
     source: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.labels is not None and not self.classes:
+            names = tuple(map(str, range(int(self.labels.max(initial=-1)) + 1)))
+            object.__setattr__(self, "classes", names)
 
     def __len__(self) -> int:
         return len(self.images)
 
 
 def to_float(images_uint8, dtype=np.float32):
-    """uint8 in [0, 255] to `dtype` in [-1, 1], any shape, NumPy or CuPy; `to_uint8` is the exact inverse.
+    """Convert uint8 in [0, 255] to `dtype` in [-1, 1]; any shape, NumPy or CuPy.
 
-    x = u * (2/255) - 1
+        x = u * (2/255) - 1
+
+    `to_uint8` is the exact inverse.
     """
     x = images_uint8.astype(dtype)
     x *= 2 / 255
@@ -45,29 +58,58 @@ def to_float(images_uint8, dtype=np.float32):
 
 
 def to_uint8(x):
-    """Floats in [-1, 1] to uint8 in [0, 255], any shape, NumPy or CuPy: what lies outside is clipped.
+    """Convert floats in [-1, 1] to uint8 in [0, 255], clipped; any shape, NumPy or CuPy.
 
     u = clip(round((x + 1) * 255/2), 0, 255)
     """
     return ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
-class Batches:
-    """Endless index arrays int64 (batch,): every epoch a new permutation from `rng`, its incomplete last batch dropped.
+def numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels of any integers or texts as int64 0 ... K - 1, and the K names in their order.
 
-    `position()` says where in which epoch it stands, and `seek` goes back there. Raises UserError unless 1 <= batch <= N.
+    Only labels that a picture has are counted: 1, 2, 7 become 0, 1, 2 with the names "1", "2", "7".
+    """
+    values, index = np.unique(labels, return_inverse=True)
+    return index.reshape(-1).astype(np.int64), tuple(str(value) for value in values.tolist())
+
+
+def with_classes(images: Images, classes: tuple[str, ...]) -> Images:
+    """Return the pictures with labels counted as in `classes`, of another split.
+
+    Raises UserError for a class that is not among them.
+    """
+    if images.labels is None or images.classes == classes:
+        return images
+    number = {name: k for k, name in enumerate(classes)}
+    if unknown := [name for name in images.classes if name not in number]:
+        raise UserError(
+            f"{images.source} has the class {', '.join(unknown)}, which the training pictures do "
+            f"not have: they have {', '.join(classes)}."
+        )
+    index = np.array([number[name] for name in images.classes], np.int64)
+    return replace(images, labels=index[images.labels], classes=classes)
+
+
+class Batches:
+    """Endless index arrays int64 (batch,), reshuffled every epoch.
+
+    Each epoch is a new permutation drawn from `rng`; its incomplete last batch is dropped.
+    `position()` and `seek` save and restore the position in the epoch. Raises UserError for a batch
+    outside 1 to N.
     """
 
     def __init__(self, images: Images, batch: int, rng: np.random.Generator):
         self.N, self.batch, self.rng = len(images), batch, rng
         if not 1 <= batch <= self.N:
             raise UserError(
-                f"A batch of {batch} cannot be drawn from the {self.N} pictures of {images.name}: choose 1 to {self.N}."
+                f"A batch of {batch} cannot be drawn from the {self.N} pictures of "
+                f"{images.name}: choose 1 to {self.N}."
             )
         self.epoch()
 
     def epoch(self) -> None:
-        """Begins one; it follows from the stream's state alone."""
+        """Begin an epoch, whose permutation depends on the state of the random stream alone."""
         self.before, self.at = self.rng.bit_generator.state, 0
         self.order = self.rng.permutation(self.N)
 
@@ -81,11 +123,14 @@ class Batches:
         return self.order[self.at - self.batch : self.at]
 
     def position(self) -> dict:
-        """The stream's state before the epoch and the pictures of it that are gone, as plain JSON-able values."""
+        """Return the stream's state before the epoch and the number of pictures drawn since.
+
+        Both are JSON-serialisable.
+        """
         return {"epoch": self.before, "at": self.at}
 
     def seek(self, position: dict) -> None:
-        """Goes where `position()` was. Raises ValueError for what cannot have been one."""
+        """Restore a result of `position()`. Raises ValueError for an invalid one."""
         at = position["at"]
         if type(at) is not int or not 0 <= at <= self.N or at % self.batch:
             raise ValueError(f"position {at} in an epoch of {self.N} pictures")
@@ -95,19 +140,25 @@ class Batches:
 
 
 def allocate(shape: tuple[int, ...], name: str) -> np.ndarray:
-    """uint8 zeros of `shape`; raises UserError, which names the data set, where the memory is not to be had."""
+    """Return uint8 zeros of `shape`.
+
+    Raises UserError, naming the data set, if they do not fit in memory.
+    """
     try:
         return np.zeros(shape, np.uint8)
     except (MemoryError, ValueError):
         text = " x ".join(map(str, shape))
-        raise UserError(f"{name} as {text} bytes does not fit in memory: ask for a smaller size.") from None
+        raise UserError(
+            f"{name} as {text} bytes does not fit in memory: ask for a smaller size."
+        ) from None
 
 
 def fit(images: np.ndarray, size: int | None, name: str) -> np.ndarray:
-    """Pictures uint8 (N, H, W, C), C 1 or 3, to (N, size, size, C); None leaves them as they are.
+    """Pad or resize pictures uint8 (N, H, W, C), C 1 or 3, to (N, size, size, C).
 
-    A size at most 4 above max(H, W) pads evenly with 0, black (28 -> 32: two pixels on each side; an odd one goes below
-    and right). Any other size resizes with Pillow's antialiased bicubic filter, after padding what is not square.
+    A size of None leaves them unchanged. A size at most 4 above max(H, W) pads evenly with 0, black
+    (28 -> 32: two pixels on each side; an odd one goes below and right). Any other size resizes
+    with Pillow's antialiased bicubic filter, after padding to a square.
     """
     N, H, W, C = images.shape
     side = max(H, W)
@@ -124,14 +175,18 @@ def fit(images: np.ndarray, size: int | None, name: str) -> np.ndarray:
     for i, image in enumerate(images):
         canvas[top : top + H, left : left + W] = image
         picture = Image.fromarray(canvas[..., 0] if C == 1 else canvas)
-        out[i] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, C)
+        out[i] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(
+            size, size, C
+        )
     return out
 
 
 def with_channels(images: np.ndarray, channels: int | None, name: str) -> np.ndarray:
-    """Pictures uint8 (N, H, W, C), C 1 or 3, to `channels`: gray is repeated, colours become Pillow's (ITU-R 601) luma.
+    """Convert pictures uint8 (N, H, W, C), C 1 or 3, to `channels`.
 
-    gray = (19595 R + 38470 G + 7471 B) / 2^16, rounded
+    Gray is repeated; colours become Pillow's luma (ITU-R 601):
+
+        gray = (19595 R + 38470 G + 7471 B) / 2^16, rounded
     """
     if channels in (None, images.shape[3]):
         return images

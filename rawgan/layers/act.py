@@ -1,4 +1,7 @@
-"""Activations as layers: y = f(x), dx = f'(x) dy, and for the smooth ones the curvature f''(x) dy ddx."""
+"""Activations as layers: y = f(x), dx = f'(x) dy.
+
+The second derivative of the smooth ones is the curvature f''(x) dy ddx.
+"""
 
 from rawgan.layers.base import Layer
 from rawgan.ops import act
@@ -54,7 +57,10 @@ class Tanh(Layer):
 
 
 class Sigmoid(Layer):
-    """y = 1 / (1 + exp(-x)); any shape. A critic ends in a logit instead: the losses start from logits."""
+    """y = 1 / (1 + exp(-x)); any shape.
+
+    A critic ends in a logit instead: the losses start from logits.
+    """
 
     def forward(self, x, train=True):
         y = act.sigmoid(x)

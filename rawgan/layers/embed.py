@@ -1,4 +1,4 @@
-"""Class labels as arrays, and networks that see a condition beside their input."""
+"""Class labels as arrays, and networks with a conditioning input."""
 
 import numpy as np
 
@@ -7,7 +7,10 @@ from rawgan.layers.base import Composite, Layer
 
 
 class OneHot(Layer):
-    """y[n, label[n]] = 1, 0 elsewhere: labels (N,) of integers in [0, K), y (N, K). Labels have no gradient: dx is None."""
+    """y[n, label[n]] = 1, 0 elsewhere: labels (N,) of integers in [0, K), y (N, K).
+
+    Labels have no gradient: dx is None.
+    """
 
     def __init__(self, K: int):
         super().__init__()
@@ -25,7 +28,9 @@ class OneHot(Layer):
 
 
 class Embedding(Layer):
-    """y[n] = w[label[n]]: labels (N,) of integers in [0, K), w (K, C), y (N, C). Labels have no gradient: dx is None.
+    """y[n] = w[label[n]]: labels (N,) of integers in [0, K), w (K, C), y (N, C).
+
+    Labels have no gradient: dx is None.
 
     dw[k] = sum over the n with label[n] = k of dy[n]
     """
@@ -50,11 +55,12 @@ class Embedding(Layer):
 
 
 class Condition(Composite):
-    """Puts what `inner` makes of the labels beside x, along the last axis: y = [x, inner(labels)].
+    """Concatenate inner(labels) to x along the last axis: y = [x, inner(labels)].
 
-    The input is the pair (x, labels); inner(labels) must have x's shape but for the last axis. dx is the gradient of x alone:
-    labels have none. The layer is linear in x, and what inner makes does not depend on x, so the cotangent ddx of dx passes
-    to the front part of ddy and inner receives nothing.
+    The input is the pair (x, labels); inner(labels) must have x's shape but for the last axis. dx
+    is the gradient of x alone: labels have none. The layer is linear in x, and inner(labels) does
+    not depend on x, so the cotangent ddx of dx passes to the front part of ddy and inner receives
+    nothing.
     """
 
     def __init__(self, inner: Layer):
@@ -69,7 +75,10 @@ class Condition(Composite):
         xp = array_module(x)
         c, cache = self.inner.forward(labels, train)
         if c.shape[:-1] != x.shape[:-1]:
-            raise ValueError(f"{self.label}: x has shape {tuple(x.shape)}, which a condition of {tuple(c.shape)} cannot join")
+            raise ValueError(
+                f"{self.label}: x has shape {tuple(x.shape)}, which a condition of "
+                f"{tuple(c.shape)} cannot join"
+            )
         return xp.ascontiguousarray(xp.concatenate([x, c], -1)), (x.shape[-1], cache)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
@@ -77,13 +86,19 @@ class Condition(Composite):
         xp = array_module(dy)
         grads = {}
         if need_grads and self.inner.params:
-            _, grads = self.inner.backward(xp.ascontiguousarray(dy[..., C:]), inner_cache, need_dx=False)
+            _, grads = self.inner.backward(
+                xp.ascontiguousarray(dy[..., C:]), inner_cache, need_dx=False
+            )
             grads = {f"inner.{name}": g for name, g in grads.items()}
         return (xp.ascontiguousarray(dy[..., :C]) if need_dx else None), grads
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xp = array_module(ddx)
-        return xp.ascontiguousarray(xp.concatenate([ddx, xp.zeros_like(dy[..., cache[0] :])], -1)), None, {}
+        return (
+            xp.ascontiguousarray(xp.concatenate([ddx, xp.zeros_like(dy[..., cache[0] :])], -1)),
+            None,
+            {},
+        )
 
     def config(self):
         return repr(self.inner)
@@ -95,8 +110,14 @@ def one_hot(labels, K: int, dtype):
 
 
 def check_labels(layer: Layer, labels, K: int) -> None:
-    """Raises unless labels are a row of integers in [0, K)."""
+    """Check that labels are a row of integers in [0, K). Raises TypeError and ValueError."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise TypeError(f"{layer.label}: labels must be a row of integers, got {labels.dtype} of shape {tuple(labels.shape)}")
+        raise TypeError(
+            f"{layer.label}: labels must be a row of integers, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
     if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < K):
-        raise ValueError(f"{layer.label}: labels must lie in [0, {K}), got {int(labels.min())} to {int(labels.max())}")
+        raise ValueError(
+            f"{layer.label}: labels must lie in [0, {K}), got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )

@@ -9,7 +9,7 @@ from rawgan.ops.linear import bias_db, linear, linear_dw, linear_dx
 class Linear(Layer):
     """y = x w' + b: x (N, C), w (K, C), b (K,), y (N, K).
 
-    Linear in x and in w, so its second derivatives are its own three maps with ddx in the place of x.
+    Linear in x and in w, so the second derivatives are the same three maps with ddx in place of x.
     """
 
     def __init__(self, C: int, K: int, bias: bool = True):

@@ -5,16 +5,27 @@ from math import prod
 import numpy as np
 
 from rawgan.layers.base import Layer
-from rawgan.ops.norm import affine, batchnorm, batchnorm_dx, mean, normalize, normalize_dx, normalize_dx2, standardize
+from rawgan.ops.norm import (
+    affine,
+    batchnorm,
+    batchnorm_dx,
+    inverse_root,
+    mean,
+    moved,
+    normalize,
+    normalize_dx,
+    normalize_dx2,
+    standardize,
+)
 
 
 class _Norm(Layer):
-    """y = gamma xhat + beta. A subclass says over which axes of x the statistics are taken.
+    """y = gamma xhat + beta, normalised over the axes of x that a subclass selects.
 
     gamma and beta have the shape of the last axes of x: (C,) is one per channel.
     """
 
-    ranks = None  # where the samples of several processes are one batch
+    ranks = None  # set to a Ranks if the samples of several processes are one batch
 
     def __init__(self, shape, eps: float):
         super().__init__()
@@ -23,44 +34,57 @@ class _Norm(Layer):
         self.params["beta"] = np.zeros(self.shape, np.float32)
 
     def axes(self, x) -> tuple[int, ...]:
-        """The axes that mean and variance are taken over."""
+        """Return the axes that mean and variance are taken over."""
         raise NotImplementedError
 
     def checked(self, x):
         self.check(x, *(None,) * (max(x.ndim, len(self.shape) + 1) - len(self.shape)), *self.shape)
 
     def over_params(self, *factors):
-        """The sum of a product over the axes that gamma does not have."""
+        """Return the sum of a product over the axes that gamma does not have."""
         axes = tuple(range(factors[0].ndim - len(self.shape)))
         return mean(axes, *factors).reshape(self.shape) * prod(factors[0].shape[: len(axes)])
 
     def forward(self, x, train=True):
         self.checked(x)
+        if prod(x.shape[axis] for axis in self.axes(x)) < 2:
+            raise ValueError(
+                f"{self.label}: x of shape {tuple(x.shape)} has one value to normalise, and "
+                "one value has no variance"
+            )
         xhat, rstd, _, _ = normalize(x, self.axes(x), self.eps)
         return affine(xhat, self.params["gamma"], self.params["beta"]), (xhat, rstd)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd = cache
-        dx = normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy), self.ranks) if need_dx else None
-        grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
+        dx = (
+            normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy), self.ranks)
+            if need_dx
+            else None
+        )
+        grads = (
+            {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)}
+            if need_grads
+            else {}
+        )
         return dx, grads
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd = cache
         axes, gamma = self.axes(dy), self.params["gamma"]
-        d_dxhat = normalize_dx(ddx, xhat, rstd, axes, self.ranks)
+        ddxhat = normalize_dx(ddx, xhat, rstd, axes, self.ranks)
         dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes, self.ranks)
-        return gamma * d_dxhat, dx, {"gamma": self.over_params(dy, d_dxhat)}
+        return gamma * ddxhat, dx, {"gamma": self.over_params(dy, ddxhat)}
 
     def config(self):
         return f"{self.shape[0] if len(self.shape) == 1 else self.shape}, eps={self.eps}"
 
 
 class LayerNorm(_Norm):
-    """Each sample by itself, over all its channels and pixels: x (N, C) or (N, H, W, C).
+    """Normalise each sample over all its channels and pixels: x (N, C) or (N, H, W, C).
 
-    `shape` is that of gamma and beta: C for one per channel, (H, W, C) for one per element (PyTorch's nn.LayerNorm).
-    Source: Ba et al. 2016 (arXiv:1607.06450).
+    `shape` is that of gamma and beta: C for one per channel, (H, W, C) for one per element
+    (PyTorch's nn.LayerNorm). Source: Ba et al. 2016 (arXiv:1607.06450).
     """
 
     def __init__(self, shape, eps: float = 1e-5):
@@ -71,7 +95,7 @@ class LayerNorm(_Norm):
 
 
 class InstanceNorm(_Norm):
-    """Each channel of each sample by itself, over its pixels: x (N, H, W, C), gamma and beta (C,).
+    """Normalise each channel of each sample over its pixels: x (N, H, W, C), gamma and beta (C,).
 
     Source: Ulyanov et al. 2016 (arXiv:1607.08022).
     """
@@ -86,20 +110,13 @@ class InstanceNorm(_Norm):
         return (1, 2)
 
 
-class BatchNorm(_Norm):
-    """Each channel over the batch (and the pixels): x (N, C) or (N, H, W, C), gamma and beta (C,).
+class _BatchStatistics(_Norm):
+    """Statistics over the batch (and the pixels), running ones, and derivatives at either."""
 
-    Training normalises with the statistics of the batch (biased variance) and moves the running ones (unbiased variance), in
-    PyTorch's convention:
+    averaged = ("running_mean", "running_var")
+    couples_samples = True
 
-        running = (1 - momentum) running + momentum batch
-
-    Inference normalises with the running statistics: then each sample stands alone and the layer is linear in x.
-    Where several processes train together, each takes the statistics of its own samples, or with `ranks` set all those of all.
-    Keras' defaults are momentum=0.01 in this convention, and eps=1e-3. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
-    """
-
-    def __init__(self, C: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, C: int, eps: float, momentum: float):
         super().__init__(C, eps)
         self.momentum = momentum
         self.buffers["running_mean"] = np.zeros(C, np.float32)
@@ -111,39 +128,77 @@ class BatchNorm(_Norm):
     def axes(self, x):
         return tuple(range(x.ndim - 1))
 
+    def values(self, x) -> int:
+        """Return the number of values of a channel, over all ranks. Raises ValueError for one."""
+        M = x.size // x.shape[-1] * (self.ranks.size if self.ranks else 1)
+        if M < 2:
+            raise ValueError(
+                f"{self.label}: one value per channel has no variance; train with a batch of "
+                "2 or more"
+            )
+        return M
+
+    def standardized(self, x):
+        """Return xhat and rstd of the running statistics."""
+        rstd = inverse_root(self.buffers["running_var"], self.eps)
+        return standardize(x, self.buffers["running_mean"], rstd), rstd
+
+    def track(self, name: str, batch) -> None:
+        """Update in place: running = (1 - momentum) running + momentum batch."""
+        self.buffers[name][...] = moved(self.buffers[name], batch, self.momentum)
+
+    def config(self):
+        return f"{super().config()}, momentum={self.momentum}"
+
+
+class BatchNorm(_BatchStatistics):
+    """Normalise each channel over the batch (and the pixels).
+
+    x (N, C) or (N, H, W, C), gamma and beta (C,). Training normalises with the statistics of the
+    batch (biased variance) and updates the running ones (unbiased variance), in PyTorch's
+    convention:
+
+        running = (1 - momentum) running + momentum batch
+
+    Inference normalises with the running statistics: samples are then independent and the layer is
+    linear in x. In training on several processes, each uses the statistics of its samples, or with
+    `ranks` set those of all processes. Keras' defaults are momentum=0.01 in this convention, and
+    eps=1e-3. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    """
+
+    def __init__(self, C: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(C, eps, momentum)
+
     def forward(self, x, train=True):
         self.checked(x)
         gamma, beta = self.params["gamma"], self.params["beta"]
         if not train:
-            rstd = (self.buffers["running_var"] + x.dtype.type(self.eps)) ** -0.5
-            xhat = standardize(x, self.buffers["running_mean"], rstd)
+            xhat, rstd = self.standardized(x)
             return affine(xhat, gamma, beta), (xhat, rstd, train)
-        M = x.size // x.shape[-1] * (self.ranks.size if self.ranks else 1)
-        if M < 2:
-            raise ValueError(f"{self.label}: one value per channel has no variance; train with a batch of 2 or more")
+        M = self.values(x)
         y, xhat, rstd, mean, var = batchnorm(x, gamma, beta, self.eps, self.ranks)
         self.track("running_mean", mean.reshape(-1))
         self.track("running_var", var.reshape(-1) * (M / (M - 1)))
         return y, (xhat, rstd, train)
-
-    def track(self, name: str, batch) -> None:
-        """running = (1 - momentum) running + momentum batch, in place."""
-        running = self.buffers[name]
-        running += self.momentum * (batch - running)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd, train = cache
         if train:
             dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.params["gamma"], self.ranks)
             return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else {}
-        grads = {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)} if need_grads else {}
+        grads = (
+            {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)}
+            if need_grads
+            else {}
+        )
         return dy * (self.params["gamma"] * rstd), grads
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd, train = cache
         if train:
             return super().double_backward(ddx, dy, (xhat, rstd))
-        return ddx * (self.params["gamma"] * rstd), None, {"gamma": self.over_params(dy, ddx * rstd)}
-
-    def config(self):
-        return f"{super().config()}, momentum={self.momentum}"
+        return (
+            ddx * (self.params["gamma"] * rstd),
+            None,
+            {"gamma": self.over_params(dy, ddx * rstd)},
+        )

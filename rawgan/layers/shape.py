@@ -1,4 +1,4 @@
-"""Layers that move numbers without changing them."""
+"""Layers that reshape, replicate or crop without arithmetic."""
 
 from math import prod
 
@@ -7,7 +7,10 @@ from rawgan.layers.base import Layer
 
 
 class Reshape(Layer):
-    """y = x with each sample in another shape: x (N, ...), y (N, *shape). Its own adjoint, backwards."""
+    """y = x with each sample in another shape: x (N, ...), y (N, *shape).
+
+    The adjoint is the reshape back.
+    """
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -15,7 +18,10 @@ class Reshape(Layer):
 
     def forward(self, x, train=True):
         if prod(x.shape[1:]) != prod(self.shape):
-            raise ValueError(f"{self.label}: a sample of shape {tuple(x.shape[1:])} does not fill one of {self.shape}")
+            raise ValueError(
+                f"{self.label}: a sample of shape {tuple(x.shape[1:])} does not fill one of "
+                f"{self.shape}"
+            )
         return x.reshape(len(x), *self.shape), x.shape
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
@@ -29,7 +35,10 @@ class Reshape(Layer):
 
 
 class Flatten(Layer):
-    """y = x with each sample as one row: x (N, ...), y (N, C). Images flatten in the order H, W, C."""
+    """y = x with each sample as one row: x (N, ...), y (N, C).
+
+    Images flatten in the order H, W, C.
+    """
 
     def forward(self, x, train=True):
         return x.reshape(len(x), -1), x.shape
@@ -42,7 +51,10 @@ class Flatten(Layer):
 
 
 class Planes(Layer):
-    """y[n,h,v,c] = x[n,c]: each number as a constant plane; x (N, C), y (N, H, W, C). dx sums over the plane."""
+    """y[n,h,v,c] = x[n,c]: each number as a constant plane; x (N, C), y (N, H, W, C).
+
+    dx is the sum over the plane.
+    """
 
     def __init__(self, H: int, W: int):
         super().__init__()
@@ -64,7 +76,10 @@ class Planes(Layer):
 
 
 class Crop(Layer):
-    """y[n,h,v,c] = x[n,h,v,c] for h < H, v < W: cuts (N, ., ., C) to (N, H, W, C); what is cut off has dx exactly 0."""
+    """y[n,h,v,c] = x[n,h,v,c] for h < H, v < W: crops (N, ., ., C) to (N, H, W, C).
+
+    dx is exactly 0 for the pixels that are cropped.
+    """
 
     def __init__(self, H: int, W: int):
         super().__init__()
@@ -72,7 +87,10 @@ class Crop(Layer):
 
     def forward(self, x, train=True):
         if x.ndim != 4 or x.shape[1] < self.H or x.shape[2] < self.W:
-            raise ValueError(f"{self.label}: an image of shape {tuple(x.shape)} is smaller than what is to be kept")
+            raise ValueError(
+                f"{self.label}: an image of shape {tuple(x.shape)} is smaller than what is to "
+                "be kept"
+            )
         return array_module(x).ascontiguousarray(x[:, : self.H, : self.W]), x.shape
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):

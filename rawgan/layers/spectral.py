@@ -7,15 +7,17 @@ from rawgan.layers.base import Layer
 
 
 class SpectralNorm(Layer):
-    """Runs `inner` with w / sigma in the place of w, sigma = u' W v the largest singular value of W, which is w as (K, rest).
+    """Run `inner` with w / sigma in place of w, sigma = u' W v the largest singular value of W.
 
-    Each training forward does one step of power iteration, u and v being constants for the gradient:
+    W is w as (K, rest). Each training forward does one step of power iteration, u and v being
+    constants for the gradient:
 
         v = W' u / |W' u|,  u = W v / |W v|,  sigma = u' W v,  wbar = w / sigma
         dw = ( dwbar - <dwbar, wbar> u v' ) / sigma
 
-    The same dw serves double_backward, for w reaches its result through wbar alone. Around Linear and Conv2d, whose first axis is
-    the output. Source: Miyato et al. 2018 (arXiv:1802.05957).
+    The same dw serves double_backward, as w enters through wbar alone. For Linear and Conv2d, whose
+    first axis is the output. If all weights are 0, sigma counts as 1 and u is not updated.
+    Source: Miyato et al. 2018 (arXiv:1802.05957).
     """
 
     def __init__(self, inner: Layer, seed: int = 0):
@@ -31,9 +33,11 @@ class SpectralNorm(Layer):
         W, u = w.reshape(len(w), -1), self.buffers["u"]
         v = unit(xp, u @ W)
         if train:
-            u = unit(xp, W @ v)
+            product = W @ v
+            u = xp.where((product != 0).any(), unit(xp, product), u)
             self.buffers["u"][...] = u
         sigma = u @ W @ v
+        sigma = xp.where(sigma == 0, sigma.dtype.type(1), sigma)
         wbar = w / sigma
         self.use(wbar)
         y, inner_cache = self.inner.forward(x, train)
@@ -52,11 +56,11 @@ class SpectralNorm(Layer):
         return ddy, dx, self.through_sigma(grads, cache)
 
     def use(self, wbar) -> None:
-        """Puts wbar in the place of inner's weight."""
+        """Set wbar as the weight of inner."""
         self.inner.label, self.inner.params = self.label, self.params | {"w": wbar}
 
     def through_sigma(self, grads, cache):
-        """Turns the gradient of wbar into that of w; others stay."""
+        """Replace the gradient of wbar by that of w; other gradients are unchanged."""
         if "w" not in grads:
             return grads
         _, wbar, sigma, u, v = cache
@@ -69,5 +73,11 @@ class SpectralNorm(Layer):
 
 
 def unit(xp, a):
-    """a / |a|."""
-    return a / xp.sqrt((a * a).sum())
+    """Return a / |a|, or 0 for a = 0.
+
+    Divided by its largest entry first, so that no square under- or overflows.
+    """
+    one = a.dtype.type(1)
+    largest = abs(a).max()
+    a = a / xp.where(largest == 0, one, largest)
+    return a / xp.where(largest == 0, one, xp.sqrt((a * a).sum()))

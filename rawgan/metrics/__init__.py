@@ -1,1 +1,1 @@
-"""How far apart two distributions are: numbers on a grid (dissimilarity), or pictures in a classifier's features."""
+"""Distances between distributions: on a grid (dissimilarity), or in the features of a network."""

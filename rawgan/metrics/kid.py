@@ -1,27 +1,34 @@
-"""The kernel distance between two sets of features: no Gaussian is assumed, and its estimate has no bias."""
+"""Kernel distance (KID) between two sets of features: unbiased, without a Gaussian model."""
 
 import numpy as np
 
 
-def kid(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, subsets: int = 100, size: int = 1000) -> tuple[float, float]:
-    """The mean, and the standard deviation, of mmd2 over `subsets` random subsets of x (N, d) and y (M, d).
+def kid(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, subsets: int = 100, size: int = 1000
+) -> tuple[float, float]:
+    """Return the mean and the standard deviation of mmd2 over random subsets.
 
-    A subset holds min(size, N/2, M/2) of each, at least 2, drawn without replacement: half, so that small sets leave a spread too.
-    May be below 0, as an unbiased estimate of 0 must.
-    Source: Binkowski et al. 2018 (arXiv:1801.01401).
+    x (N, d), y (M, d). Each of the `subsets` draws min(size, N/2, M/2) of both, at least 2, without
+    replacement: at most half, so that small sets have a spread too. May be below 0, because the
+    estimate is unbiased. Source: Binkowski et al. 2018 (arXiv:1801.01401).
     """
     n = max(2, min(size, len(x) // 2, len(y) // 2))
-    values = [mmd2(*(rng.choice(a, n, replace=False, shuffle=False) for a in (x, y))) for _ in range(subsets)]
+    values = [
+        mmd2(*(rng.choice(a, n, replace=False, shuffle=False) for a in (x, y)))
+        for _ in range(subsets)
+    ]
     return float(np.mean(values)), float(np.std(values))
 
 
 def mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy of x (m, d) and y (n, d), m and n at least 2:
+    """Return the unbiased estimate of the squared maximum mean discrepancy.
 
-        sum_{i != j} k(x_i, x_j) / (m (m-1))  +  sum_{i != j} k(y_i, y_j) / (n (n-1))  -  2 sum_{i,j} k(x_i, y_j) / (m n)
+        sum_{i != j} k(x_i, x_j) / (m (m-1))  +  sum_{i != j} k(y_i, y_j) / (n (n-1))
+            -  2 sum_{i,j} k(x_i, y_j) / (m n)
         k(u, v) = (u.v / d + 1)^3
 
-    Without i != j, the terms k(x_i, x_i) would be a bias. Source: Gretton et al. 2012, lemma 6.
+    x (m, d), y (n, d), m and n at least 2. Including the terms k(x_i, x_i) would add a bias.
+    Source: Gretton et al. 2012, lemma 6.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(_mean_of_others(x) + _mean_of_others(y) - 2 * _kernel(x, y).mean())

@@ -1,1 +1,1 @@
-"""Architectures, and the recipes that put them to work."""
+"""Network architectures, and the recipes that train them."""

@@ -1,4 +1,7 @@
-"""The networks of Atienza, Advanced Deep Learning with Keras, ch. 4: DCGAN and conditional GAN on MNIST, pixels in [0, 1]."""
+"""Networks of Atienza, Advanced Deep Learning with Keras, ch. 4: DCGAN and conditional GAN.
+
+On MNIST, pixels in [0, 1].
+"""
 
 from rawgan.layers import (
     BatchNorm,
@@ -17,27 +20,37 @@ from rawgan.layers import (
 from rawgan.models.limits import quarter
 
 
-def atienza_generator(size: int = 28, channels: int = 1, width: int = 32, z: int = 100, classes: int = 0) -> Sequential:
-    """z (N, 100), uniform in (-1, 1), to images (N, 28, 28, 1) in [0, 1]; 1,301,505 parameters, running statistics counted.
+def atienza_generator(
+    size: int = 28, channels: int = 1, width: int = 32, z: int = 100, classes: int = 0
+) -> Sequential:
+    """Return the generator: z (N, 100), uniform in (-1, 1), to images (N, 28, 28, 1) in [0, 1].
 
-    With classes, the pair (z, labels), one-hot beside z. BatchNorm and ReLU come before each 5x5 "same" transposed convolution;
-    Keras' eps and momentum.
+    1,301,505 parameters, running statistics included. With classes, the input is the pair
+    (z, labels), and the one-hot labels are concatenated to z. BatchNorm and ReLU come before each
+    5x5 "same" transposed convolution, with the eps and momentum of Keras.
     """
     base, K = quarter(size), 4 * width
     layers = [Condition(OneHot(classes))] if classes else []
     layers += [Linear(z + classes, base * base * K), Reshape(base, base, K)]
-    for K_next, stride in ((4 * width, 2), (2 * width, 2), (width, 1), (channels, 1)):
-        layers += [BatchNorm(K, eps=1e-3, momentum=0.01), ReLU(), ConvTranspose2d(K, K_next, 5, stride, "same")]
-        K = K_next
+    for K_out, stride in ((4 * width, 2), (2 * width, 2), (width, 1), (channels, 1)):
+        layers += [
+            BatchNorm(K, eps=1e-3, momentum=0.01),
+            ReLU(),
+            ConvTranspose2d(K, K_out, 5, stride, "same"),
+        ]
+        K = K_out
     return Sequential(*layers, Sigmoid())
 
 
-def atienza_discriminator(size: int = 28, channels: int = 1, width: int = 32, classes: int = 0, scores: int = 1) -> Sequential:
-    """Images (N, 28, 28, 1) in [0, 1] to logits (N, scores); 1,080,577 parameters.
+def atienza_discriminator(
+    size: int = 28, channels: int = 1, width: int = 32, classes: int = 0, scores: int = 1
+) -> Sequential:
+    """Return the discriminator: images (N, 28, 28, 1) in [0, 1] to logits (N, scores).
 
-    With classes, the pair (images, labels): one-hot through a Linear to one plane, a second channel of the image. LeakyReLU comes
-    before each 5x5 "same" convolution, so the first one acts on the image. No BatchNorm. The book ends in a sigmoid; here the loss
-    starts from the logit.
+    1,080,577 parameters. With classes, the input is the pair (images, labels), and a Linear maps
+    the one-hot labels to one plane, a second channel of the image. LeakyReLU comes before each 5x5
+    "same" convolution, so the first one acts on the image. No BatchNorm. The book ends in a
+    sigmoid; here the loss starts from the logit.
     """
     layers, C = [], channels
     if classes:

@@ -1,22 +1,36 @@
-"""The autoencoders of Atienza, Advanced Deep Learning with Keras, plain (ch. 3.2) and variational (ch. 8.1): pixels in [0, 1]."""
+"""Autoencoders of Atienza, Advanced Deep Learning with Keras.
+
+Plain (ch. 3.2) and variational (ch. 8.1); pixels in [0, 1].
+"""
 
 import numpy as np
 
 from rawgan.backend import CPU, Device
 from rawgan.errors import UserError
 from rawgan.init import glorot_uniform
-from rawgan.layers import Conv2d, ConvTranspose2d, Flatten, Linear, Parameters, ReLU, Reshape, Sequential, Sigmoid
+from rawgan.layers import (
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Linear,
+    Parameters,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+)
 from rawgan.optim import Adam
 from rawgan.random import Random
 from rawgan.vae import VAE, Autoencoder
 
-Z = 16  # numbers in a code
+Z = 16  # size of a code
 
 
 def encoder(size: int = 28, channels: int = 1, width: int = 32, z: int = Z) -> Sequential:
-    """Images (N, 28, 28, 1) in [0, 1] to codes (N, z): 3x3 "same" convolutions of stride 2, ReLU, one Linear; 69,008 parameters.
+    """Return the encoder: images (N, 28, 28, 1) in [0, 1] to codes (N, z); 69,008 parameters.
 
-    A variational one has 2 z outputs, mu and logvar. The book's goes there through 16 more ReLUs, to z = 2.
+    3x3 "same" convolutions of stride 2, ReLU, one Linear. A variational encoder has 2 z outputs, mu
+    and logvar. The book's variational encoder has a further layer of 16 ReLUs, and z = 2.
     """
     base = base_of(size)
     return Sequential(
@@ -26,11 +40,14 @@ def encoder(size: int = 28, channels: int = 1, width: int = 32, z: int = Z) -> S
     )  # fmt: skip
 
 
-def decoder(size: int = 28, channels: int = 1, width: int = 32, z: int = Z, relu: bool = False) -> Sequential:
-    """Codes (N, z) to logits of images (N, 28, 28, 1): Linear, 3x3 "same" transposed convolutions; 108,993 parameters.
+def decoder(
+    size: int = 28, channels: int = 1, width: int = 32, z: int = Z, relu: bool = False
+) -> Sequential:
+    """Return the decoder: codes (N, z) to logits of images (N, 28, 28, 1); 108,993 parameters.
 
-    relu: with a ReLU after the Linear, as the book has it in its variational autoencoder alone. The book ends in a sigmoid; here
-    the loss starts from the logits.
+    Linear, then 3x3 "same" transposed convolutions. relu: with a ReLU after the Linear, which in
+    the book only the variational autoencoder has. The book ends in a sigmoid; here the loss starts
+    from the logits.
     """
     base, K = base_of(size), 2 * width
     return Sequential(
@@ -42,23 +59,47 @@ def decoder(size: int = 28, channels: int = 1, width: int = 32, z: int = Z, relu
 
 
 def generator(size: int = 28, channels: int = 1, width: int = 32, z: int = Z) -> Sequential:
-    """The variational decoder with a sigmoid, which has no parameters: z (N, z), normal, to images (N, 28, 28, 1) in [0, 1]."""
+    """Return the variational decoder with a sigmoid: z (N, z), normal, to images in [0, 1].
+
+    Images (N, 28, 28, 1). The sigmoid has no parameters, so the decoder's weights fit.
+    """
     return Sequential(*decoder(size, channels, width, z, relu=True).layers, Sigmoid())
 
 
 def base_of(size: int) -> int:
-    """The side of the smallest image inside. Raises UserError unless it is doubled twice to `size`."""
+    """Return size / 4, the side of the smallest feature map.
+
+    Raises UserError unless size is a positive multiple of 4.
+    """
     if size < 4 or size % 4:
-        raise UserError(f"an autoencoder halves and doubles twice: a size of {size} is no multiple of 4")
+        raise UserError(
+            f"an autoencoder halves and doubles twice: a size of {size} is no multiple of 4"
+        )
     return size // 4
 
 
 def build(
-    random: Random, variational: bool = True, size=28, channels=1, width=32, z=Z, lr=1e-3, device: Device = CPU, dtype=np.float32
+    random: Random,
+    variational: bool = True,
+    size=28,
+    channels=1,
+    width=32,
+    z=Z,
+    lr=1e-3,
+    device: Device = CPU,
+    dtype=np.float32,
 ) -> VAE | Autoencoder:
-    """Both networks with their first values, Glorot's, and Keras' Adam for each; the book moves its VAE by RMSprop."""
-    nets = encoder(size, channels, width, z * (1 + variational)), decoder(size, channels, width, z, relu=variational)
+    """Return an autoencoder with initial weights (Glorot) and one Adam (Keras) for each network.
+
+    The book trains its VAE with RMSprop.
+    """
+    nets = (
+        encoder(size, channels, width, z * (1 + variational)),
+        decoder(size, channels, width, z, relu=variational),
+    )
     for net, name in zip(nets, ("encoder", "decoder")):
         glorot_uniform(net, random.stream(f"{name} weights"))
-    optimizers = (Adam(Parameters(net, device, dtype), lr, eps=1e-7) for net in nets)
+    optimizers = (
+        Adam(Parameters(net, device, dtype), lr, eps=1e-7, epsilon_hat=True) for net in nets
+    )
     return (VAE if variational else Autoencoder)(*nets, *optimizers)

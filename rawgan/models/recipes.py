@@ -1,113 +1,35 @@
-"""The systems of two book chapters and of the papers around them, as data: networks x objective x penalty x optimizer x schedule.
+"""The GANs of two book chapters and of the papers around them, as data.
+
+A recipe is networks x objective x penalty x optimizers x schedule:
 
     recipe = RECIPES["raschka_wgan_gp"]
     gan = recipe.build(Random(0))
 
-Every value here is the source's own; where a recipe departs from the paper it is named after, `departures` says so.
+Every value is that of the source, except `default`, the setting of a bare `rawgan train RECIPE`,
+which was chosen for some minutes on two CPU cores; `departures` lists where a recipe departs from
+the paper that it is named after.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from warnings import warn
 
-import numpy as np
-
-from rawgan.backend import CPU, Device
-from rawgan.gan import GAN
-from rawgan.init import dcgan_init, glorot_uniform, he_uniform
-from rawgan.layers import Parameters, Sequential
-from rawgan.losses import ACGAN, BCE, Hinge, LeastSquares, Objective, Wasserstein
-from rawgan.models import atienza, dcgan, gulrajani, raschka
-from rawgan.optim import Adam, Optimizer, RMSprop
-from rawgan.penalties import WGANGP, Penalty, couples_samples
-from rawgan.random import Random
-
-Make = Callable[..., Sequential]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One system, to be built at any size, number of channels and width that its networks can take.
-
-    generator, discriminator   functions (size, channels, width) -> network
-    size, channels, width      the source's own; width is what the networks' first argument of that name means
-    z, draw                    the latent numbers, "normal" N(0, 1) or "uniform" U(-1, 1)
-    pixels                     "tanh" for images in [-1, 1], "unit" for [0, 1]
-    classes                    labels 0 ... classes - 1 that G (and D, unless the objective takes them) sees; 0: unconditional
-    optimizers                 functions of Parameters, for G and for D
-    critic_steps               D steps before the given G step (counted from 0)
-    fresh_z                    G learns from z of its own, not from the last fakes of D
-    steps, batch               the source's own length of training
-    """
-
-    name: str
-    source: str
-    generator: Make
-    discriminator: Make
-    objective: Objective
-    generator_optimizer: Callable[[Parameters], Optimizer]
-    discriminator_optimizer: Callable[[Parameters], Optimizer]
-    init: Callable = glorot_uniform
-    size: int = 28
-    channels: int = 1
-    width: int = 64
-    z: int = 100
-    draw: str = "normal"
-    pixels: str = "tanh"
-    classes: int = 0
-    penalty: Penalty | None = None
-    penalty_train: bool = True
-    clip: float | None = None
-    critic_steps: Callable[[int], int] = field(default=lambda step: 1)
-    fresh_z: bool = False
-    first: str = "discriminator"
-    joint: bool = False
-    train_fakes: bool = True
-    train_generator: bool = True
-    batch: int = 64
-    steps: int = 40_000
-    departures: tuple[str, ...] = ()
-
-    def build(self, random: Random, size=None, channels=None, width=None, device: Device = CPU, dtype=np.float32) -> GAN:
-        """Both networks with their first values, their optimizers and the step. Warns where a penalty is not per sample."""
-        shape = (size or self.size, channels or self.channels, width or self.width)
-        G, D = self.generator(*shape, z=self.z), self.discriminator(*shape)
-        if self.penalty is not None and (why := couples_samples(D)):
-            warn(f"{self.name}: {why}", stacklevel=2)
-        for net, name in ((G, "generator"), (D, "discriminator")):
-            self.init(net, random.stream(f"{name} weights"))
-            net.bind(random.stream(f"{name} dropout"))
-        return GAN(
-            G,
-            D,
-            self.objective,
-            self.generator_optimizer(Parameters(G, device, dtype)),
-            self.discriminator_optimizer(Parameters(D, device, dtype)),
-            self.penalty,
-            self.penalty_train,
-            self.clip,
-            self.first,
-            self.joint,
-            self.train_fakes,
-            self.train_generator,
-            random.stream("penalty"),
-        )
-
-    def draw_z(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n latent vectors as a host array, float32 (n, z)."""
-        if self.draw == "normal":
-            return rng.standard_normal((n, self.z), dtype=np.float32)
-        return rng.uniform(-1, 1, (n, self.z)).astype(np.float32)
-
+from rawgan.gan import Schedule
+from rawgan.init import dcgan_init, gulrajani_uniform, he_uniform
+from rawgan.layers import Sequential
+from rawgan.losses import ACGAN, BCE, Hinge, LeastSquares, RpGAN, Wasserstein
+from rawgan.models import atienza, dcgan, gulrajani, r3gan, raschka
+from rawgan.models.recipe import Make, Recipe, Setting
+from rawgan.optim import Adam, RMSprop
+from rawgan.penalties import R1, R2, WGANGP
 
 ADAM_DCGAN = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
-KERAS_ADAM = partial(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-7)
+KERAS_ADAM = partial(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-7, epsilon_hat=True)
+GULRAJANI_ADAM = partial(Adam, lr=1e-4, betas=(0.5, 0.9), epsilon_hat=True)  # TensorFlow's
 KERAS_G, KERAS_D = partial(RMSprop, lr=1e-4, decay=3e-8), partial(RMSprop, lr=2e-4, decay=6e-8)
 
 
 def wgan_critic_steps(step: int) -> int:
-    """5, but 100 for the first 25 generator steps and for every 500th: the critic is kept near its optimum."""
+    """Return 5, but 100 in the first 25 steps and in every 500th: D stays near its optimum."""
     return 100 if step < 25 or step % 500 == 0 else 5
 
 
@@ -119,7 +41,9 @@ DCGAN = Recipe(
     objective=BCE(),
     generator_optimizer=ADAM_DCGAN,
     discriminator_optimizer=ADAM_DCGAN,
+    default=Setting(32, 1500, lr=5e-4),
     init=dcgan_init,
+    data=None,
     size=64,
     channels=3,
     steps=40_000,
@@ -133,27 +57,62 @@ ATIENZA = Recipe(
     objective=BCE(),
     generator_optimizer=KERAS_G,
     discriminator_optimizer=KERAS_D,
+    default=Setting(8, 1500, lr=1e-3),
     width=32,
     draw="uniform",
     pixels="unit",
-    fresh_z=True,
-    joint=True,
-    train_fakes=False,
+    schedule=Schedule(joint_batch=True, resample_z=True, fake_mode="inference"),
     departures=(
-        "no BatchNorm in D, no Tanh but a sigmoid, RMSprop in the place of Adam, 5x5 kernels (Radford et al.)",
-        "D sees one batch of 64 real and 64 fake images, the fakes made by G in inference mode; G learns from z of its own",
+        "no BatchNorm in D, no Tanh but a sigmoid, RMSprop in the place of Adam, 5x5 kernels"
+        " (Radford et al.)",
+        "D sees one batch of 64 real and 64 fake images, the fakes made by G in inference mode;"
+        " G learns from a new z",
+    ),
+)
+
+
+R3GAN = Recipe(
+    name="r3gan",
+    source="Huang et al. 2024 (arXiv:2501.05441), its loss and penalties with small networks",
+    generator=r3gan.generator,
+    discriminator=r3gan.discriminator,
+    objective=RpGAN(),
+    penalty=(R1(1.0), R2(1.0)),
+    generator_optimizer=partial(Adam, lr=2e-4, betas=(0.0, 0.99)),
+    discriminator_optimizer=partial(Adam, lr=2e-4, betas=(0.0, 0.99)),
+    default=Setting(16, 800, lr=1e-3),
+    init=he_uniform,
+    data="cifar10",
+    size=32,
+    channels=3,
+    width=64,
+    z=64,
+    schedule=Schedule(resample_z=True),
+    departures=(
+        "strided convolutions in the place of residual blocks with grouped convolutions and"
+        " filtered resampling: 0.9 and 0.7 million parameters, not 21 million each; Tanh at the end"
+        " of G",
+        "constant learning rate, beta2 and penalty weight, and batches of 64: the preset for"
+        " CIFAR-10 takes batches of 512, and rate 2e-4 to 5e-5, beta2 0.9 to 0.99 and weight 0.05"
+        " to 0.005 along a cosine",
+        "no augmentation, and no moving average of G unless --ema asks for it",
     ),
 )
 
 
 def conditional(make: Make) -> Make:
-    """The network for 10 classes."""
+    """Return the function of a network with 10 classes."""
     return partial(make, classes=10)
+
+
+def acgan_discriminator(size: int, channels: int, width: int, classes: int = 10) -> Sequential:
+    """Return D of the ACGAN: images to 1 + classes scores, real or fake and each class."""
+    return atienza.atienza_discriminator(size, channels, width, scores=1 + classes)
 
 
 ACGAN_NETS = {
     "generator": conditional(atienza.atienza_generator),
-    "discriminator": partial(atienza.atienza_discriminator, scores=11),
+    "discriminator": acgan_discriminator,
 }
 
 RASCHKA_MLP = Recipe(
@@ -164,10 +123,11 @@ RASCHKA_MLP = Recipe(
     objective=BCE(),
     generator_optimizer=KERAS_ADAM,
     discriminator_optimizer=KERAS_ADAM,
+    default=Setting(100, 12_000),
     width=100,
     z=20,
     draw="uniform",
-    first="generator",
+    schedule=Schedule(order="generator_first"),
     steps=93_700,
     departures=("G is updated first; D then sees the fakes made before that update",),
 )
@@ -180,11 +140,16 @@ _ALL = (
         source="Mirza & Osindero 2014 (arXiv:1411.1784) with the networks of dcgan",
         generator=conditional(dcgan.dcgan_generator),
         discriminator=conditional(dcgan.dcgan_discriminator),
+        default=Setting(16, 1200, lr=1e-3),
+        data="mnist",
         size=32,
         channels=1,
         width=32,
         classes=10,
-        departures=("convolutional networks; the label enters G beside z, and D as constant planes beside the image",),
+        departures=(
+            "convolutional networks; the label enters G as part of its input,"
+            " and D as constant planes",
+        ),
     ),
     ATIENZA,
     replace(
@@ -202,32 +167,39 @@ _ALL = (
         source="Raschka & Mirjalili, Python Machine Learning, 3rd ed., ch. 17, optional part",
         generator=raschka.dcgan_generator,
         discriminator=raschka.dcgan_discriminator,
+        default=Setting(64, 4000, lr=2e-4),
         width=64,
-        train_generator=False,
+        schedule=Schedule(order="generator_first", generator_mode="inference"),
         departures=(
-            "Dropout in both networks, LeakyReLU of slope 1e-4, Adam at 1e-3 (Radford et al.: none, 0.2, 2e-4)",
-            "the book calls G in inference mode while it learns: its BatchNorm is a trained affine map and its Dropout never acts",
+            "Dropout in both networks, LeakyReLU of slope 1e-4, Adam at 1e-3"
+            " (Radford et al.: none, 0.2, 2e-4)",
+            "the book calls G in inference mode while it learns:"
+            " its BatchNorm is a trained affine map and its Dropout never acts",
         ),
     ),
     Recipe(
         name="raschka_wgan_gp",
         source="Raschka & Mirjalili, Python Machine Learning, 3rd ed., ch. 17, part 2",
         generator=raschka.wgan_gp_generator,
-        discriminator=lambda size, channels, width: raschka.wgan_gp_critic(size, channels, width // 2),
+        discriminator=lambda size, channels, width: raschka.wgan_gp_critic(
+            size, channels, width // 2
+        ),
         objective=Wasserstein(),
         penalty=WGANGP(10),
-        penalty_train=False,
         generator_optimizer=partial(KERAS_ADAM, lr=2e-4),
         discriminator_optimizer=partial(KERAS_ADAM, lr=2e-4),
+        default=Setting(16, 1500, lr=5e-4),  # later samples become worse
         width=128,
         z=20,
         draw="uniform",
-        first="both",
+        schedule=Schedule(order="simultaneous", penalty_mode="inference"),
         batch=128,
         steps=46_800,
         departures=(
-            "BatchNorm and Dropout in the critic, which couple the samples (Gulrajani et al. use neither BatchNorm nor Dropout)",
-            "one critic step per generator step in the place of 5, both gradients taken before either network moves",
+            "BatchNorm and Dropout in the critic, which couple the samples"
+            " (Gulrajani et al. use neither BatchNorm nor Dropout)",
+            "one critic step per generator step in the place of 5,"
+            " both gradients taken before either network is updated",
             "Adam with betas (0.9, 0.999) in the place of (0, 0.9)",
             "the penalty's pass runs in inference mode while the loss passes run in training mode",
         ),
@@ -238,10 +210,10 @@ _ALL = (
         source="Arjovsky et al. 2017 (arXiv:1701.07875)",
         objective=Wasserstein(),
         clip=0.01,
-        critic_steps=wgan_critic_steps,
-        fresh_z=True,
+        schedule=Schedule(resample_z=True, critic_steps=wgan_critic_steps),
         generator_optimizer=partial(RMSprop, lr=5e-5, rho=0.99, eps=1e-8),
         discriminator_optimizer=partial(RMSprop, lr=5e-5, rho=0.99, eps=1e-8),
+        default=Setting(16, 1000, lr=5e-4),
     ),
     Recipe(
         name="wgan_gp_mnist",
@@ -250,11 +222,11 @@ _ALL = (
         discriminator=gulrajani.critic,
         objective=Wasserstein(),
         penalty=WGANGP(10),
-        critic_steps=lambda step: 5,
-        fresh_z=True,
-        generator_optimizer=partial(Adam, lr=1e-4, betas=(0.5, 0.9)),
-        discriminator_optimizer=partial(Adam, lr=1e-4, betas=(0.5, 0.9)),
-        init=he_uniform,
+        schedule=Schedule(resample_z=True, critic_steps=lambda step: 5),
+        generator_optimizer=GULRAJANI_ADAM,
+        discriminator_optimizer=GULRAJANI_ADAM,
+        default=Setting(16, 800, lr=1e-3),
+        init=gulrajani_uniform,
         z=128,
         pixels="unit",
         batch=50,
@@ -263,14 +235,15 @@ _ALL = (
     replace(
         DCGAN,
         name="wgan_gp",
-        source="Gulrajani et al. 2017 (arXiv:1704.00028) with the networks of dcgan, no normalisation in the critic",
+        source="Gulrajani et al. 2017 (arXiv:1704.00028) with the networks of dcgan,"
+        " no normalisation in the critic",
         discriminator=partial(dcgan.dcgan_discriminator, norm="none"),
         objective=Wasserstein(),
         penalty=WGANGP(10),
-        critic_steps=lambda step: 5,
-        fresh_z=True,
+        schedule=Schedule(resample_z=True, critic_steps=lambda step: 5),
         generator_optimizer=partial(Adam, lr=1e-4, betas=(0.0, 0.9)),
         discriminator_optimizer=partial(Adam, lr=1e-4, betas=(0.0, 0.9)),
+        default=Setting(16, 800, lr=1e-3),
     ),
     replace(
         ATIENZA,
@@ -283,6 +256,7 @@ _ALL = (
         name="hinge",
         source="Lim & Ye 2017 (arXiv:1705.02894) with the networks of atienza_dcgan",
         objective=Hinge(),
+        default=Setting(8, 800, lr=1e-3, size=28),  # of 16x16, all samples become one digit
         generator_optimizer=ADAM_DCGAN,
         discriminator_optimizer=ADAM_DCGAN,
     ),
@@ -295,6 +269,7 @@ _ALL = (
         classes=10,
         departures=("one linear layer gives D's 11 scores, real or fake and ten classes",),
     ),
+    R3GAN,
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}

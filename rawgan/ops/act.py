@@ -1,20 +1,25 @@
 """Activations, each with its first and second derivative: f(x), f'(x) dy, and f''(x) dy ddx.
 
-The backward of an activation is dx = f'(x) dy. Seen as a function of (dy, x), its vector-Jacobian product with a cotangent ddx is
+The backward of an activation is dx = f'(x) dy. As a function of (dy, x), its vector-Jacobian
+product with a cotangent ddx is
 
     ddy = f'(x) ddx        dx = f''(x) dy ddx
 
-so `f_dx` serves both sweeps, and `f_dx2` is the curvature. ReLU and LeakyReLU have none; at 0 they take the left slope, as
-PyTorch does. The smooth ones take y = f(x) where the derivative is a polynomial in it.
+so `f_dx` serves both sweeps, and `f_dx2` is the curvature. ReLU and LeakyReLU have none; at 0 they
+take the left slope, as PyTorch does. The smooth ones take y = f(x) where the derivative is a
+polynomial in it. Every function keeps its relative accuracy where it saturates: no difference of
+two nearly equal rounded numbers is taken.
 """
 
 from functools import partial
 
-from rawgan.backend import Array, array_module, elementwise, kernels_on
-from rawgan.kernels import cpu_act, kernels
+from rawgan.backend import Array, array_module, kernels_on
+from rawgan.cpu import elementwise
+from rawgan.kernels import kernels
+from rawgan.kernels.cpu import act as cpu_act
 
 
-@partial(elementwise, into=cpu_act.relu)
+@partial(elementwise, fast_form=cpu_act.relu)
 def relu(x: Array) -> Array:
     """y = max(x, 0). Derivative: relu_dx. Source: Nair & Hinton 2010."""
     if kernels_on(x):
@@ -22,7 +27,7 @@ def relu(x: Array) -> Array:
     return array_module(x).maximum(x, 0)
 
 
-@partial(elementwise, into=cpu_act.relu_dx)
+@partial(elementwise, fast_form=cpu_act.relu_dx)
 def relu_dx(dy: Array, x: Array) -> Array:
     """dx = dy where x > 0, 0 elsewhere."""
     if kernels_on(dy, x):
@@ -30,21 +35,26 @@ def relu_dx(dy: Array, x: Array) -> Array:
     return dy * (x > 0)
 
 
-@partial(elementwise, into=cpu_act.leaky_relu)
+@partial(elementwise, fast_form=cpu_act.leaky_relu)
 def leaky_relu(x: Array, slope: float) -> Array:
-    """y = x where x > 0, slope x elsewhere; 0 <= slope < 1. Derivative: leaky_relu_dx. Source: Maas et al. 2013."""
+    """y = x where x > 0, slope x elsewhere; 0 <= slope < 1.
+
+    Derivative: leaky_relu_dx. Source: Maas et al. 2013.
+    """
     if kernels_on(x):
         return kernels.leaky_relu(x, slope)
     return array_module(x).maximum(x, slope * x)
 
 
-@partial(elementwise, into=cpu_act.leaky_relu_dx)
+@partial(elementwise, fast_form=cpu_act.leaky_relu_dx)
 def leaky_relu_dx(dy: Array, x: Array, slope: float) -> Array:
-    """dx = dy where x > 0, slope dy elsewhere; as a product, which is four times faster than a choice by `where`."""
+    """dx = dy where x > 0, slope dy elsewhere.
+
+    Computed as a product, which is four times faster than a selection by `where`.
+    """
     if kernels_on(dy, x):
         return kernels.leaky_relu_dx(dy, x, slope)
-    slope = x.dtype.type(slope)
-    return dy * (slope + (1 - slope) * (x > 0))
+    return dy * (slope + (1 - slope) * (x > 0).astype(x.dtype))
 
 
 @elementwise
@@ -55,12 +65,15 @@ def tanh(x: Array) -> Array:
     return array_module(x).tanh(x)
 
 
-@elementwise
+@partial(elementwise, fast_form=cpu_act.tanh_dx)
 def tanh_dx(dy: Array, y: Array) -> Array:
-    """dx = (1 - y^2) dy, with y = tanh x."""
+    """dx = (1 - y^2) dy, with y = tanh x.
+
+    Computed as (1 - y) (1 + y), because y^2 is rounded and 1 - y is exact where y is near 1.
+    """
     if kernels_on(dy, y):
         return kernels.tanh_dx(dy, y)
-    return (1 - y * y) * dy
+    return (1 - y) * (1 + y) * dy
 
 
 @elementwise
@@ -68,15 +81,21 @@ def tanh_dx2(ddx: Array, dy: Array, y: Array) -> Array:
     """dx = -2 y (1 - y^2) dy ddx, with y = tanh x."""
     if kernels_on(ddx, dy, y):
         return kernels.tanh_dx2(ddx, dy, y)
-    return -2 * y * (1 - y * y) * dy * ddx
+    return -2 * y * (1 - y) * (1 + y) * dy * ddx
 
 
-@elementwise
+@partial(elementwise, fast_form=cpu_act.sigmoid)
 def sigmoid(x: Array) -> Array:
-    """y = 1 / (1 + exp(-x)), in (0, 1); written with tanh, which never overflows. Derivatives: sigmoid_dx, sigmoid_dx2."""
+    """y = 1 / (1 + exp(-x)), in (0, 1). Derivatives: sigmoid_dx, sigmoid_dx2.
+
+    As (1 or e) / (1 + e) with e = exp(-|x|), 1 where x > 0: nothing overflows, and the tail keeps
+    its digits.
+    """
     if kernels_on(x):
         return kernels.sigmoid(x)
-    return 0.5 * array_module(x).tanh(0.5 * x) + 0.5
+    xp = array_module(x)
+    e = xp.exp(-xp.absolute(x))
+    return xp.maximum(e, x > 0) / (1 + e)
 
 
 @elementwise
@@ -113,7 +132,10 @@ def softplus_dx(dy: Array, x: Array) -> Array:
 
 @elementwise
 def softplus_dx2(ddx: Array, dy: Array, x: Array) -> Array:
-    """dx = sigmoid(x) (1 - sigmoid(x)) dy ddx."""
+    """dx = sigmoid(x) (1 - sigmoid(x)) dy ddx.
+
+    An even function of x, computed at -|x|, where the sigmoid is small.
+    """
     if kernels_on(ddx, dy, x):
         return kernels.softplus_dx2(ddx, dy, x)
-    return sigmoid_dx(dy, sigmoid(x)) * ddx
+    return sigmoid_dx(dy, sigmoid(-array_module(x).absolute(x))) * ddx

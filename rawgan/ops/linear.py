@@ -1,11 +1,12 @@
 """The linear map: three contractions of T(x, w, y) = sum over n,k,c of x[n,c] w[k,c] y[n,k]."""
 
-from rawgan.backend import Array, array_module, kernels_on
+from rawgan.backend import Array, array_module, kernels_on, use_fast_cpu
 from rawgan.kernels import kernels
+from rawgan.kernels.cpu import sum as cpu_sum
 
 
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
-    """Applies one matrix to every row: dT/dy, plus the bias.
+    """Apply one matrix to every row: dT/dy, plus the bias.
 
         y[n,k] = sum over c of x[n,c] w[k,c] + b[k]
 
@@ -21,7 +22,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
 
 
 def linear_dx(dy: Array, w: Array) -> Array:
-    """The gradient with respect to x: dT/dx.
+    """Gradient with respect to x: dT/dx.
 
         dx[n,c] = sum over k of dy[n,k] w[k,c]
 
@@ -34,7 +35,7 @@ def linear_dx(dy: Array, w: Array) -> Array:
 
 
 def linear_dw(x: Array, dy: Array) -> Array:
-    """The gradient with respect to w: dT/dw.
+    """Gradient with respect to w: dT/dw.
 
         dw[k,c] = sum over n of dy[n,k] x[n,c]
 
@@ -47,14 +48,15 @@ def linear_dw(x: Array, dy: Array) -> Array:
 
 
 def bias_db(dy: Array) -> Array:
-    """The gradient with respect to a bias that is added along the last axis.
+    """Gradient with respect to a bias that is added along the last axis.
 
         db[k] = sum over all other axes of dy[..., k]
 
-    dy (..., K); db (K,). Written as a product with a row of ones, which BLAS sums faster than a reduction does.
+    dy (..., K); db (K,). Summed in float64: one long sum in float32 loses digits as it grows.
     """
     if kernels_on(dy):
         return kernels.bias_db(dy)
-    xp = array_module(dy)
-    dy = dy.reshape(-1, dy.shape[-1])
-    return xp.ones(len(dy), dy.dtype) @ dy
+    rows = dy.reshape(-1, dy.shape[-1])
+    return (cpu_sum.column_sums(rows) if use_fast_cpu(dy) else rows.sum(0, "float64")).astype(
+        dy.dtype
+    )

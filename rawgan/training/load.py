@@ -1,5 +1,6 @@
-"""The generator of a run that is over."""
+"""Load trained networks from a run folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +8,21 @@ import numpy as np
 from rawgan.backend import CPU, Device
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
+from rawgan.files import kind
 from rawgan.layers import Parameters, Sequential, parameter_count
 from rawgan.models import autoencoder
-from rawgan.models.recipes import RECIPES, Recipe
+from rawgan.models.recipe import Recipe
+from rawgan.models.recipes import RECIPES
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
-from rawgan.training.options import read_config, whole
-from rawgan.training.run import load_weights
+from rawgan.training.options import integer_in, is_text, read_config
+from rawgan.training.run_folder import load_weights
 
 VAE = Recipe(
     name="vae",
-    source="Kingma & Welling 2014 (arXiv:1312.6114) with the networks of Atienza, Advanced Deep Learning with Keras, ch. 8",
+    source="Kingma & Welling 2014 (arXiv:1312.6114) with the networks of Atienza, "
+    "Advanced Deep Learning with Keras, ch. 8",
     generator=autoencoder.generator,
-    discriminator=autoencoder.encoder,  # no opponent: the two are trained by rawgan.vae
+    discriminator=autoencoder.encoder,  # no adversary: rawgan.vae trains both
     objective=None,
     generator_optimizer=None,
     discriminator_optimizer=None,
@@ -26,49 +30,65 @@ VAE = Recipe(
     z=autoencoder.Z,
     pixels="unit",
 )
-PLAYERS = ("average", "generator", "decoder")  # whom to draw with, the first that a run has
-ALL = (*PLAYERS, "discriminator")
+MAX_CLASSES = 10_000
+GENERATORS = ("average", "generator", "decoder")  # in order of preference
+NETWORKS = (*GENERATORS, "discriminator")
 
 
-def load_generator(run: Path, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
-    """The recipe, the trained generator on the device, the average of it if there is one, and the config of a run folder.
+def load_generator(
+    run: Path, device: Device = CPU, step: int | None = None
+) -> tuple[Recipe, Sequential, dict]:
+    """Return the recipe, the trained generator (or its average) and the config of a run.
 
-    Raises UserError as load_player does.
+    Arguments and errors are those of load_player.
     """
-    return load_player(run, None, device)
+    return load_player(run, None, device, step)
 
 
-def load_player(run: Path, who: str | None = None, device: Device = CPU) -> tuple[Recipe, Sequential, dict]:
-    """The recipe, one trained network of a run folder on the device, and the config; None: whom pictures are drawn with.
+def load_player(
+    run: Path, who: str | None = None, device: Device = CPU, step: int | None = None
+) -> tuple[Recipe, Sequential, dict]:
+    """Return the recipe, one trained network on the device, and the config of a run folder.
 
-    Raises UserError for a folder, config.json or weights that are missing or broken, a recipe that is not known, a network that
-    the run does not have, and weights that are not finite or those of another network.
+    who: a name of NETWORKS; None for the first of GENERATORS that the run has. step: that of a
+    checkpoint; None for the last weights. Raises UserError for
+    a folder, config.json or weights that are missing or broken, an unknown recipe, a network that
+    the run does not have, and weights that are not finite or do not fit the network.
     """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}; give one that a training left")
     config, recipe = load_config(run / "config.json")
-    arrays, path = trained_arrays(run)
-    parts = {name: {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")} for name in ALL}
+    arrays, path = trained_arrays(run, step)
+    parts = {
+        name: {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")}
+        for name in NETWORKS
+    }
     if who is not None and not parts.get(who):
-        had = ", ".join(name for name in ALL if parts[name])
-        raise UserError(f"{run} has no network called {str(who)!r}; it has {had}")
-    weights = parts[who] if who else next(filter(None, (parts[name] for name in PLAYERS)), {})
+        present = ", ".join(name for name in NETWORKS if parts[name])
+        raise UserError(f"{run} has no network called {str(who)!r}; it has {present}")
+    weights = parts[who] if who else next(filter(None, (parts[name] for name in GENERATORS)), {})
     if not all(np.isfinite(a).all() for a in weights.values()):
-        raise UserError(f"the weights in {path} are not finite: that training failed, and nothing can be drawn from it")
+        raise UserError(
+            f"the weights in {path} are not finite: that training failed, "
+            "and nothing can be drawn from it"
+        )
     try:
         net = make_player(recipe, who, config)
-        if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):  # before memory is spent on it
+        # compared before the parameters are allocated
+        if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):
             raise UserError("the number of weights is another")
         Parameters(net, device).load(weights)
     except (UserError, ValueError, MemoryError) as error:
-        what = "discriminator" if who == "discriminator" else "generator"
-        raise UserError(f"{path} does not fit the {what} that config.json names, {recipe.name}: {error}") from error
+        player = "discriminator" if who == "discriminator" else "generator"
+        raise UserError(
+            f"{path} does not fit the {player} that config.json names, {recipe.name}: {error}"
+        ) from error
     return recipe, net, config
 
 
 def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
-    """The untrained network of a run with this config."""
+    """Return the untrained network of a run with this config."""
     shape = config["size"], config["channels"], config["width"]
     if who == "discriminator":
         return recipe.discriminator(*shape)
@@ -76,35 +96,88 @@ def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
 
 
 def load_config(path: Path) -> tuple[dict, Recipe]:
-    """What a config.json says, and the recipe that it names. Raises UserError unless a generator can be made from it."""
+    """Return the content of a config.json and its recipe.
+
+    Raises UserError unless its networks can be made.
+    """
     config = read_config(path)
     known = RECIPES | {VAE.name: VAE}
     if config["recipe"] not in known:
-        raise UserError(f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; known are {', '.join(known)}")
+        raise UserError(
+            f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; "
+            f"known are {', '.join(known)}"
+        )
     for key in ("size", "channels", "width"):
-        if not whole(1, MAX_SIZE)(config.get(key)):
-            raise UserError(f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}")
-    return config, known[config["recipe"]]
+        if not integer_in(1, MAX_SIZE)(config.get(key)):
+            raise UserError(
+                f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}"
+            )
+    recipe = known[config["recipe"]]
+    if recipe.classes and config.get("classes") is not None:
+        recipe = recipe.with_classes(len(class_names(config, path)))
+    return config, recipe
 
 
-def trained_arrays(run: Path) -> tuple[dict[str, np.ndarray], Path]:
-    """The weights of all players of a run by name, and the file: weights.safetensors, or of a run that was killed the last
-    checkpoint. Raises UserError."""
-    path, found = run / "weights.safetensors", list(checkpoints(run).values())
-    if not path.exists() and found:
-        return load_checkpoint(found[-1])[0], found[-1]
+def class_names(config: dict, path: Path) -> list[str]:
+    """Return the names of the classes in the config.json at `path`. Raises UserError."""
+    names = config["classes"]
+    if not (
+        isinstance(names, list)
+        and 1 < len(names) <= MAX_CLASSES
+        and all(map(is_text, names))
+        and len(set(names)) == len(names)
+    ):
+        raise UserError(f"{path} has no usable classes: it must be a list of names, all different")
+    return names
+
+
+def trained_arrays(run: Path, step: int | None = None) -> tuple[dict[str, np.ndarray], Path]:
+    """Return the weights of all networks of a run by name, and their file.
+
+    That is the checkpoint of `step`, else weights.safetensors, or of a killed run the last
+    checkpoint. Raises UserError.
+    """
+    path, saved = run / "weights.safetensors", checkpoints(run)
+    if step is not None:
+        if step not in saved:
+            present = ", ".join(map(str, saved)) or "none"
+            raise UserError(
+                f"{run} has no checkpoint of step {step}, only of {present}: give --step one of "
+                "them; train --keep N keeps more"
+            )
+        return load_checkpoint(saved[step])[0], saved[step]
+    if kind(path) is None and saved:
+        last = [*saved.values()][-1]
+        return load_checkpoint(last)[0], last
     return load_weights(path), path
 
 
-def choose_labels(recipe: Recipe, n: int, label: int | None = None) -> np.ndarray | None:
-    """n labels for the generator: `label` each time, else 0, 1, 2, ... in turn; None where the recipe is unconditional.
+def trained_step(run: Path, step: int | None = None) -> int | None:
+    """Return the step of the weights that trained_arrays returns; None where no file tells it."""
+    saved = checkpoints(run)
+    return step if step is not None else max(saved, default=None)
 
-    Raises UserError where the recipe does not know the label.
+
+def choose_labels(
+    recipe: Recipe, n: int, label: str | int | None = None, names: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Return n labels: all `label`, else 0, 1, 2, ... in turn; None for an unconditional recipe.
+
+    names: of the recipe's classes; the numbers unless given. Raises UserError where the recipe does
+    not have the label.
     """
     if label is not None and not recipe.classes:
-        raise UserError(f"{recipe.name} is trained without labels: leave --label out, or train a conditional recipe")
-    if label is not None and not 0 <= label < recipe.classes:
-        raise UserError(f"{recipe.name} knows the labels 0 to {recipe.classes - 1}, not {label}")
+        raise UserError(
+            f"{recipe.name} is trained without labels: leave --label out, "
+            "or train a conditional recipe"
+        )
     if not recipe.classes:
         return None
-    return np.arange(n) % recipe.classes if label is None else np.full(n, label)
+    numbers = [str(k) for k in range(recipe.classes)]
+    names = list(names) or numbers
+    if label is not None and str(label) not in names:
+        known = f"{names[0]} to {names[-1]}" if names == numbers else ", ".join(names)
+        raise UserError(f"{recipe.name} knows the labels {known}, not {label}")
+    if label is None:
+        return np.arange(n) % recipe.classes
+    return np.full(n, names.index(str(label)))

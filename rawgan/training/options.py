@@ -1,33 +1,39 @@
-"""What a run is told: the options of `rawgan train`, and the same out of the config.json of a run that is to go on."""
+"""Options of a training: from the command line, or from the config.json of a run to resume."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from rawgan.data import summary
 from rawgan.data.images import MAX_SIZE
-from rawgan.errors import UserError
-from rawgan.losses import BCE
-from rawgan.models.recipes import RECIPES, Recipe
-from rawgan.parallel import FORMS
+from rawgan.errors import UserError, alternatives
+from rawgan.files import Unreadable, read_json
+from rawgan.models.recipe import DIGITS, Recipe
+from rawgan.models.recipes import RECIPES
+from rawgan.parallel import BACKENDS
+from rawgan.precision import PRECISIONS
 
 BATCHNORM = ("local", "synchronised")
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PATHS = ("auto", "planned", "kernels", "arrays")
+PRECISION_CHOICES = ("auto", *PRECISIONS)
 
 
 @dataclass(frozen=True)
 class Options:
-    """As on the command line; None is what the recipe or the data have themselves."""
+    """Options of a training; None stands for the value of the recipe's source or of the data.
+
+    `with_defaults` gives those of `rawgan train`.
+    """
 
     recipe: str
     data: str = "digits"
     size: int | None = None
     channels: int | None = None
     width: int | None = None
-    steps: int = 1500
+    steps: int = DIGITS.steps
     batch: int | None = None
     lr: float | None = None
     real_label: float = 1.0
@@ -35,101 +41,179 @@ class Options:
     flip: bool = False
     seed: int = 0
     device: str = "auto"
-    kernels: bool = False
-    planned: bool = False  # the default of the command line too
-    precision: str = "fp32"
+    path: str = "auto"  # what computes the steps; path.py resolves it, and the precision
+    precision: str = "auto"
     sample_every: int = 250
     checkpoint_every: int = 500
     keep: int = 2
     tensorboard: bool = False
     parallel: str = "none"
     batchnorm: str = "local"
+    skip_broken: bool = False
 
-    def changed_recipe(self) -> Recipe:
-        """The recipe with the user's learning rate for both players and label smoothing. Raises UserError for one without sense."""
-        if self.recipe not in RECIPES:
-            raise UserError(f"{self.recipe!r} is no recipe to train; there are {', '.join(RECIPES)}")
+    @classmethod
+    def with_defaults(
+        cls, recipe: str, data: str | None = None, source: bool = False, **options
+    ) -> "Options":
+        """Return the options of `rawgan train`: what is None comes from the recipe's setting.
+
+        source: take the setting of the recipe's source, its images too. Raises UserError for an
+        unknown recipe, and where the images of the source have no name.
+        """
+        require_recipe(recipe)
+        setting = RECIPES[recipe].of_source if source else RECIPES[recipe].default
+        if data is None and setting.data is None:
+            raise UserError(
+                f"the images of the source of {recipe} ({setting.image}) are none that rawgan "
+                "downloads: add --data FOLDER"
+            )
+        data = data or setting.data
+        names = ["width", "lr", "steps"]
+        names += ["size", "channels"] if source or data == setting.data else []
+        for name in names:
+            if options.get(name) is None:
+                options[name] = getattr(setting, name)
+        return cls(recipe, data, **options)
+
+    def recipe_with_overrides(self) -> Recipe:
+        """Return the recipe with the learning rate and label smoothing of valid options.
+
+        Raises UserError where its objective has no label smoothing.
+        """
         recipe = RECIPES[self.recipe]
         if self.lr is not None:
-            if not (math.isfinite(self.lr) and self.lr > 0):
-                raise UserError(f"a learning rate is a positive number, not {self.lr}")
-            players = ("generator_optimizer", "discriminator_optimizer")
-            recipe = replace(recipe, **{name: partial(getattr(recipe, name), lr=self.lr) for name in players})
+            recipe = recipe.with_lr(self.lr)
         if self.real_label != 1:
-            if not isinstance(recipe.objective, BCE):
-                raise UserError(f"{recipe.name} has no labels to smooth: leave --real-label out")
-            recipe = replace(recipe, objective=BCE(self.real_label, recipe.objective.minimax))
-        if self.batchnorm not in BATCHNORM:
-            raise UserError(f"--batchnorm {self.batchnorm} is not known; choose {' or '.join(BATCHNORM)}")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"precision {self.precision!r} is not known; choose {', '.join(PRECISIONS)}")
-        if self.precision != "fp32" and not self.planned:
-            raise UserError(f"--precision {self.precision} goes with --planned: other steps compute in float32")
+            try:
+                recipe = replace(
+                    recipe, objective=recipe.objective.with_real_label(self.real_label)
+                )
+            except NotImplementedError as error:
+                raise UserError(f"{recipe.name}: {error}: leave --real-label out") from error
         return recipe
 
+    def validate(self) -> None:
+        """Raise UserError for an unknown recipe and for any option out of range."""
+        require_recipe(self.recipe)
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"a learning rate is a positive number, not {self.lr}")
+        if self.batchnorm not in BATCHNORM:
+            raise UserError(
+                f"--batchnorm {self.batchnorm} is not known; choose {' or '.join(BATCHNORM)}"
+            )
+        for name, value, choices in (
+            ("path", self.path, PATHS),
+            ("precision", self.precision, PRECISION_CHOICES),
+        ):
+            if value not in choices:
+                raise UserError(f"{name} {value!r} is not known; choose {', '.join(choices)}")
+        if self.precision not in ("auto", "fp32") and self.path in ("kernels", "arrays"):
+            raise UserError(
+                f"--precision {self.precision} goes with --path planned: "
+                f"--path {self.path} computes in float32"
+            )
+        for name, check in FIELDS.items():  # a value that a resume would refuse is refused here
+            value = getattr(self, name)
+            if value is not None and isinstance(check, Check) and not check(value):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {value!r:.80} cannot be used: "
+                    f"it must be {check.description}"
+                )
+        self.recipe_with_overrides()
+
     def natural_size(self) -> int:
-        """The side of the pictures, where the user names none that of the data."""
-        return natural_size(self.data) if self.size is None else self.size
+        """Return the side of the images: of the options, else of the data, else of the recipe."""
+        if self.size is not None:
+            return self.size
+        return natural_size(self.data, RECIPES[self.recipe].size)
 
 
-def natural_size(data: str) -> int:
-    """The side of pictures when the user names none."""
-    return {"digits": 16, "cifar10": 32}.get(data, 28)
+def require_recipe(name: str) -> None:
+    """Raise UserError, with the names that there are, unless a recipe has this name."""
+    if name not in RECIPES:
+        raise UserError(f"{name!r} is no recipe to train; {alternatives(name, RECIPES)}")
 
 
-def whole(low: int, high: int) -> Callable[[object], bool]:
-    """Whether a value of JSON is a whole number in a range."""
-    return lambda value: type(value) is int and low <= value <= high
+def natural_size(data: str, otherwise: int = 28) -> int:
+    """Return the side of images of a data set; `otherwise` for images of no size in common."""
+    return summary(data).side or otherwise
 
 
-def number(low: float, high: float) -> Callable[[object], bool]:
-    """Whether a value of JSON is a number in a range."""
-    return lambda value: type(value) in (int, float) and low <= value <= high
+class Check(NamedTuple):
+    """A check of a JSON value, and the description of valid values."""
+
+    usable: Callable[[object], bool]
+    description: str
+
+    def __call__(self, value: object) -> bool:
+        """Return whether a value is valid."""
+        return self.usable(value)
 
 
-def text(value: object) -> bool:
-    """Whether a value of JSON is a text that can be a name."""
+def integer_in(low: int, high: int) -> Check:
+    """Return the check for a whole number from low to high."""
+    return Check(
+        lambda value: type(value) is int and low <= value <= high,
+        f"a whole number from {low} to {high}",
+    )
+
+
+def number_in(low: float, high: float) -> Check:
+    """Return the check for a number from low to high."""
+    return Check(
+        lambda value: type(value) in (int, float) and low <= value <= high,
+        f"a number from {low} to {high}",
+    )
+
+
+def is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be a name."""
     return isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value
 
 
-def perhaps(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or check(value)
+text = Check(is_text, "a text of 1 to 4095 characters")
 
 
-FIELDS = {  # what each option in a config.json must be
+def optional(check: Check) -> Check:
+    """Return the check for None or a value that passes `check`."""
+    return Check(lambda value: value is None or check(value), check.description)
+
+
+FIELDS = {  # the check of each option in a config.json
     "recipe": text,
     "data": text,
-    "size": whole(1, MAX_SIZE),
-    "channels": whole(1, 3),
-    "width": whole(1, MAX_SIZE),
-    "steps": whole(1, 10**15),
-    "batch": whole(1, 10**6),
-    "lr": perhaps(number(0, 1e30)),
-    "real_label": number(0.5, 1),
-    "ema": perhaps(number(0, 0.99999)),
+    "size": integer_in(1, MAX_SIZE),
+    "channels": integer_in(1, 3),
+    "width": integer_in(1, MAX_SIZE),
+    "steps": integer_in(1, 10**15),
+    "batch": integer_in(1, 10**6),
+    "lr": optional(number_in(0, 1e30)),
+    "real_label": number_in(0.5, 1),
+    "ema": optional(number_in(0, 0.99999)),
     "flip": lambda value: type(value) is bool,
-    "seed": whole(0, 2**128),
+    "seed": integer_in(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
-    "kernels": lambda value: type(value) is bool,
-    "planned": lambda value: type(value) is bool,
-    "precision": lambda value: value in PRECISIONS,
-    "sample_every": whole(1, 10**15),
-    "checkpoint_every": whole(1, 10**15),
-    "keep": whole(1, 10**6),
+    "path": lambda value: value in PATHS,
+    "precision": lambda value: value in PRECISION_CHOICES,
+    "sample_every": integer_in(1, 10**15),
+    "checkpoint_every": integer_in(1, 10**15),
+    "keep": integer_in(1, 10**6),
     "tensorboard": lambda value: type(value) is bool,
-    "parallel": lambda value: value in ("none", *FORMS),
+    "parallel": lambda value: value in ("none", *BACKENDS),
     "batchnorm": lambda value: value in BATCHNORM,
+    "skip_broken": lambda value: type(value) is bool,
 }
-KEYS = {"data": "source"}  # where an option has another name in config.json: there, "data" is the name of the data set
+# options with another name in config.json, where "data" is the name of the data set
+KEYS = {"data": "source"}
 
 
 def to_config(options: Options) -> dict:
-    """The options under their names in config.json."""
+    """Return the options under their names in config.json."""
     return {KEYS.get(name, name): value for name, value in asdict(options).items()}
 
 
 def from_config(config: dict, path: Path) -> Options:
-    """The options that a run was started with, out of its config.json at `path`. Raises UserError, naming what is not usable."""
+    """Return the options in the config.json at `path`. Raises UserError for an invalid one."""
     for name, usable in FIELDS.items():
         key = KEYS.get(name, name)
         if key not in config or not usable(config[key]):
@@ -138,15 +222,32 @@ def from_config(config: dict, path: Path) -> Options:
 
 
 def read_config(path: Path) -> dict:
-    """What a config.json says. Raises UserError unless it is a JSON object of at most 1 MiB that names a recipe."""
+    """Return the content of a config.json in the current format.
+
+    Raises UserError unless it is a JSON object of at most 1 MiB that names a recipe.
+    """
     try:
-        with open(path, "rb") as file:
-            content = file.read(2**20 + 1)
-        if len(content) > 2**20:
-            raise ValueError("it is larger than 1 MiB")
-        config = json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(path)
+    except Unreadable as error:
         raise UserError(f"{path} is no readable config of a run ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("recipe"), str):
+    if not isinstance(config.get("recipe"), str):
         raise UserError(f"{path} names no recipe: it is not the config of a run")
-    return config
+    return upgraded(config)
+
+
+def upgraded(config: dict) -> dict:
+    """Return a config.json of any version in the current format.
+
+    Before --skip-broken, no picture was skipped.
+
+    Before --path, the booleans `kernels` and `planned` chose the path, and `path` named the
+    backend; other values of theirs give the path None, which from_config refuses.
+    """
+    config = {"skip_broken": False} | config
+    old = {name: config[name] for name in ("kernels", "planned") if name in config}
+    if not old:
+        return config
+    usable = all(type(value) is bool for value in old.values())
+    path = "planned" if old.get("planned") else "kernels" if old.get("kernels") else "arrays"
+    rest = {key: value for key, value in config.items() if key not in old}
+    return rest | {"path": path if usable else None, "backend": config.get("path")}

@@ -1,185 +1,295 @@
-"""A training from its options to its run folder: begun, stopped, resumed."""
+"""State of a training: networks, optimizers, data, random streams; its steps and checkpoints."""
 
 import json
 import sys
 import warnings
 import zlib
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from rawgan.backend import Array, Device, choose_device, to_host, use_kernels
-from rawgan.data import Images, load
-from rawgan.data.idx import KNOWN
+from rawgan.backend import Array, Device, to_host, use_kernels
+from rawgan.cpu import set_up
+from rawgan.data import Images, load, to_uint8
 from rawgan.ema import EMA
-from rawgan.errors import UserError
-from rawgan.layers import Sequential, parameter_count, state
-from rawgan.parallel import ALONE, Ranks, connect
+from rawgan.errors import UserError, printable
+from rawgan.layers import Sequential, state
+from rawgan.models.recipe import Setting
+from rawgan.models.recipes import RECIPES
+from rawgan.parallel import SINGLE_PROCESS, Ranks
 from rawgan.random import Random
-from rawgan.training.board import Board, open_board
-from rawgan.training.checkpoint import checkpoints, load_checkpoint
-from rawgan.training.feed import Ahead, Feed, restore_streams
-from rawgan.training.loop import LOG_EVERY, columns, curves, follow, latent, sample
-from rawgan.training.options import Options, from_config, read_config, to_config, whole
-from rawgan.training.partner import Partner
-from rawgan.training.replay import Replay
-from rawgan.training.run import Nowhere, RunFolder, free_folder, locked, write_config
-from rawgan.training.trainer import Trainer
+from rawgan.training.announce import print_recipe
+from rawgan.training.checkpoint import fingerprint, former_identity, load_checkpoint
+from rawgan.training.graph_runner import GraphRunner
+from rawgan.training.limits import check_before_loading, with_batch
+from rawgan.training.options import Options, integer_in
+from rawgan.training.path import Choice, choose_path, requested_device
+from rawgan.training.prefetch import Feed, Prefetcher, fitted_recipe, restore_streams
+from rawgan.training.sampling import COLUMNS, latent, sample
 
 
 class Session:
-    """Everything that a run computes with, made from its options and pictures: the same options and seed, the same session.
+    """Everything that a run computes with; it follows from options, seed and images alone.
 
-    `arrays()` and `facts()` are all that changes from step to step; `restore` goes back to them.
+    `arrays()` and `state_dict()` hold all that changes from step to step, and `restore` loads them
+    from a checkpoint. The path and precision of the options are resolved: see make_session.
+
+    gan, optimizers, average    the players, and the moving average of G or None
+    feed, prefetcher            real batches and latent vectors; prepared in a thread, on first use
+    graph_runner                the planned step, None on the other paths
+    columns                     of a grid of samples: the classes, or 8
+    done                        steps done
     """
 
-    def __init__(self, options: Options, images: Images, device: Device, ranks: Ranks = ALONE):
+    def __init__(
+        self, options: Options, images: Images, device: Device, ranks: Ranks = SINGLE_PROCESS
+    ):
+        set_up()
         self.options, self.images, self.device, self.ranks = options, images, device, ranks
-        self.recipe, self.random = options.changed_recipe(), Random(options.seed)
+        options.validate()
+        self.recipe = fitted_recipe(options.recipe_with_overrides(), images)
+        self.random = Random(options.seed)
         _, H, _, C = images.images.shape
         self.gan = self.recipe.build(self.random, H, C, options.width, device)
-        self.average = EMA(self.gan.generator_optimizer.parameters, options.ema) if options.ema else None
+        G = self.gan.generator_optimizer.parameters
+        self.average = EMA(G, options.ema) if options.ema else None
         self.gan.join(ranks, options.batchnorm == "synchronised")
-        self.optimizers = {"generator": self.gan.generator_optimizer, "discriminator": self.gan.discriminator_optimizer}
+        self.optimizers = {
+            "generator": self.gan.generator_optimizer,
+            "discriminator": self.gan.discriminator_optimizer,
+        }
         batch = options.batch or self.recipe.batch
-        self.feed = Feed(self.recipe, images, batch, Random(options.seed), device, options.flip, ranks)
-        self.columns = self.recipe.classes or 8  # of a sample grid
-        self.labels = np.arange(8 * self.columns) % self.columns if self.recipe.classes else None
-        self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, 8 * self.columns, self.labels)
-        self.done, self.ahead, self.fingerprint = 0, None, fingerprint(images)
-        self.replay = self.plan() if options.planned else None
+        self.feed = Feed(
+            self.recipe, images, batch, Random(options.seed), device, options.flip, ranks
+        )
+        self.columns = min(self.recipe.classes or 8, COLUMNS)
+        n = 8 * self.columns
+        labels = np.arange(n) % self.recipe.classes if self.recipe.classes else None
+        self.fixed_z = latent(self.recipe, self.random.stream("fixed z"), device, n, labels)
+        self.done, self.fingerprint = 0, fingerprint(images)
+        self.earlier_rates: list[float | None] = []  # that a checkpoint may have in the place of lr
+        self.prefetcher: Prefetcher | None = None
+        self.graph_runner = self.make_graph_runner() if options.path == "planned" else None
 
     @property
-    def players(self) -> dict[str, Sequential]:
+    def networks(self) -> dict[str, Sequential]:
+        """Return the generator, the discriminator and, where there is one, the average of G."""
         nets = {"generator": self.gan.generator, "discriminator": self.gan.discriminator}
         return nets | ({"average": self.average.net} if self.average else {})
 
-    @property
-    def drawn(self) -> Sequential:
-        """The network that pictures are drawn with."""
-        return self.average.net if self.average else self.gan.generator
-
-    def anew(self) -> "Session":
-        """The same session before its first step, of one process."""
+    def fresh_copy(self) -> "Session":
+        """Return the session as it was before its first step, for one process."""
         return Session(self.options, self.images, self.device)
 
-    def plan(self) -> Replay:
-        """The planned step, from where the session is; its random numbers follow from the seed and the step."""
+    def make_graph_runner(self) -> GraphRunner:
+        """Return the planned step after `done` steps; its numbers follow from seed and step."""
         seed = int(Random(self.options.seed).stream("plan").integers(2**63))
-        after = self.average.update if self.average else None
-        return Replay(self.gan, self.feed, seed, self.options.precision, self.done, after)
+        return GraphRunner(
+            self.gan, self.feed, seed, self.options.precision, self.done, self.average
+        )
 
-    def stretch(self, last: int) -> list[dict[str, Array]]:
-        """Trains at least once, and not beyond step `last`; returns the metrics of each step."""
-        if self.replay is None:
-            return [self.step()]
-        said = self.replay.run(self.done, last)
-        self.gan.level()  # once is as good as after each step: running statistics are linear in those of the batches
-        self.done += len(said)
-        return said
-
-    def careful(self) -> None:
-        """One step of training, in which first_overflow sees every number."""
-        if self.replay is None:
-            self.step()
+    def run_steps(self, last: int) -> list[dict[str, Array]]:
+        """Train one step or more, not beyond step `last`; return the metrics of each step."""
+        if self.graph_runner:
+            metrics = self.graph_runner.run(self.done, last)
         else:
-            self.replay.careful(self.done)
-            self.done += 1
-
-    def step(self) -> dict[str, Array]:
-        """One step of training, without a plan."""
-        if self.ahead is None:
-            self.ahead = Ahead(self.feed, self.done)
-        with use_kernels(self.device.kernels):
-            metrics = self.gan.train_step(*self.ahead.take())
-        self.gan.level()
-        if self.average:
+            if self.prefetcher is None:
+                self.prefetcher = Prefetcher(self.feed, self.done)
+            with use_kernels(self.device.kernels):
+                metrics = [self.gan.train_step(*self.prefetcher.next())]
+        # once after several steps is as good as after each: running statistics, and their moving
+        # average, are linear in the statistics of the batches
+        self.gan.average_running_stats()
+        if self.average and self.graph_runner:
+            self.ranks.average_([self.average.parameters.flat_buffers])
+        elif self.average:
             self.average.update()
-        self.done += 1
+        self.done += len(metrics)
         return metrics
 
+    def checked_step(self) -> None:
+        """Train one step with all numbers checked, for diagnostics.first_overflow."""
+        if self.graph_runner:
+            self.graph_runner.checked_step(self.done)
+            self.done += 1
+        else:
+            self.run_steps(self.done + 1)
+
     def close(self) -> None:
-        """Ends the thread that prepares the next step."""
-        if self.ahead:
-            self.ahead.close()
+        """End the prefetch thread."""
+        if self.prefetcher:
+            self.prefetcher.close()
 
     def weights(self) -> dict[str, np.ndarray]:
-        """All parameters and running statistics of all players, by name."""
-        return {f"{who}.{name}": a for who, net in self.players.items() for name, a in state(net).items()}
+        """Return the parameters and running statistics of all networks by "network.parameter"."""
+        return {
+            f"{who}.{name}": a
+            for who, net in self.networks.items()
+            for name, a in state(net).items()
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The weights, and what the optimizers keep from step to step."""
-        slots = {f"{who}_optimizer.{name}": to_host(a).copy() for who, o in self.optimizers.items() for name, a in o.slots.items()}
+        """Return the weights and the optimizers' slots: every array of a checkpoint."""
+        slots = {
+            f"{who}_optimizer.{name}": to_host(a).copy()
+            for who, o in self.optimizers.items()
+            for name, a in o.slots.items()
+        }
         return self.weights() | slots
 
-    def identity(self) -> dict:
-        """What a checkpoint must be of, to be one of this run."""
+    def setting(self) -> Setting:
+        """Return the images, width, learning rate and steps of this run."""
         _, H, _, C = self.images.images.shape
-        found = {"recipe": self.recipe.name, "classes": self.recipe.classes, "size": H, "channels": C}
-        found |= {"width": self.options.width or self.recipe.width, "batch": self.feed.batch, "seed": self.options.seed}
-        found |= {"ema": self.options.ema, "flip": self.options.flip, "lr": self.options.lr, "real_label": self.options.real_label}
-        found |= {"planned": self.options.planned, "precision": self.options.precision}
-        return found | {"pictures": self.fingerprint}
+        width = self.options.width or self.recipe.width
+        return Setting(width, self.options.steps, self.options.lr, self.images.name, H, C)
 
-    def agree(self) -> None:
-        """Raises UserError unless all ranks train the same: pictures, options, parameters, running statistics, optimizers."""
-        found = zlib.crc32(json.dumps([self.done, self.identity()]).encode())
+    def identity(self) -> dict:
+        """Return the options and data that a checkpoint must share with this run."""
+        _, H, _, C = self.images.images.shape
+        options = self.options
+        return {
+            "recipe": self.recipe.name,
+            "classes": self.recipe.classes,
+            "size": H,
+            "channels": C,
+            "width": options.width or self.recipe.width,
+            "batch": self.feed.batch,
+            "seed": options.seed,
+            "ema": options.ema,
+            "flip": options.flip,
+            "lr": options.lr,
+            "real_label": options.real_label,
+            "planned": options.path == "planned",
+            "precision": options.precision,
+            "images": self.fingerprint,
+        }
+
+    def require_same_state(self) -> None:
+        """Raise UserError unless identity, step and arrays are the same on all ranks."""
+        checksum = zlib.crc32(json.dumps([self.done, self.identity()]).encode())
         for _, a in sorted(self.arrays().items() if self.ranks.size > 1 else ()):
-            found = zlib.crc32(np.ascontiguousarray(a), found)
-        self.ranks.same("what is trained", found)
+            checksum = zlib.crc32(np.ascontiguousarray(a), checksum)
+        self.ranks.require_same("what is trained", checksum)
 
-    def facts(self) -> dict:
-        """All that changes and is no array."""
-        counts = {who: optimizer.t for who, optimizer in self.optimizers.items()}
-        feed = self.ahead.state if self.ahead else self.feed.state()
-        return {"step": self.done, "of": self.identity(), "t": counts, "random": self.random.state(), "feed": feed}
+    def state_dict(self) -> dict:
+        """Return everything of a checkpoint that is no array, as JSON-able values."""
+        return {
+            "step": self.done,
+            "identity": self.identity(),
+            "t": {player: optimizer.t for player, optimizer in self.optimizers.items()},
+            "random": self.random.state(),
+            "feed": self.prefetcher.state if self.prefetcher else self.feed.state(),
+        } | ({"penalties": penalties.state()} if (penalties := self.gan.penalties).lazy else {})
 
-    def restore(self, path: Path) -> None:
-        """Goes to where a checkpoint was made. Raises UserError, naming the file, unless it is one of this run."""
-        arrays, facts = load_checkpoint(path)
-        said, here = facts.get("of"), self.identity()
-        if not isinstance(said, dict):
-            raise UserError(f"{path} does not say of which run it is")
-        if said.get("pictures") != here["pictures"]:
-            raise UserError(f"{path} was trained on other pictures: those in {self.options.data} have changed since")
-        for name, value in here.items():
-            if said.get(name) != value:
-                raise UserError(
-                    f"{path} is of another run: its {name} is {said.get(name)!r:.80}, that of config.json {value!r:.80}"
-                )
-        want = self.arrays()
-        for name in sorted(want.keys() ^ arrays.keys()):
-            raise UserError(f"{path} does not fit this run: {name} is only in {'the run' if name in want else 'the file'}")
-        for name, a in want.items():
-            if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
-                raise UserError(f"{path} does not fit this run: {name} is {arrays[name].shape}, wanted {a.shape}")
-        try:
-            restore_streams(self.random, facts["random"])
-            self.feed.restore(facts["feed"])
-            self.done, counts = facts["step"], facts["t"]
-            for who, optimizer in self.optimizers.items():
-                optimizer.t = counts[who]
-            if not all(map(whole(0, 10**18), (self.done, *(optimizer.t for optimizer in self.optimizers.values())))):
-                raise ValueError("a count that is none")
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"{path} says nothing usable of its step and random streams: it is of another version") from error
-        parameters = {who: o.parameters for who, o in self.optimizers.items()}
-        parameters |= {"average": self.average.parameters} if self.average else {}
-        for who, vector in parameters.items():
-            vector.load({name.removeprefix(f"{who}."): a for name, a in arrays.items() if name.startswith(f"{who}.")})
-        for who, optimizer in self.optimizers.items():
+    def restore(self, path: Path, switched: bool = False) -> None:
+        """Load a checkpoint. Raises UserError, naming the file, unless it is one of this run.
+
+        switched: the run goes on by another path or in another precision.
+        """
+        arrays, saved = load_checkpoint(path)
+        self.check_identity(path, former_identity(saved), switched)
+        self.check_arrays(path, arrays)
+        self.restore_counts(path, saved)
+        self.load_weights(arrays)
+        for player, optimizer in self.optimizers.items():
             for name, slot in optimizer.slots.items():
-                slot[...] = self.device.asarray(arrays[f"{who}_optimizer.{name}"])
-        if self.replay:
-            self.replay = None  # or the data set would lie in device memory twice
-            self.replay = self.plan()
+                slot[...] = self.device.asarray(arrays[f"{player}_optimizer.{name}"])
+        self.renew_graph_runner()
+
+    def load_weights(self, arrays: dict[str, np.ndarray]) -> None:
+        """Load parameters and running statistics of all networks by "network.parameter"."""
+        parameters = {player: o.parameters for player, o in self.optimizers.items()}
+        parameters |= {"average": self.average.parameters} if self.average else {}
+        for network, vector in parameters.items():
+            prefix = f"{network}."
+            vector.load(
+                {name.removeprefix(prefix): a for name, a in arrays.items()
+                 if name.startswith(prefix)}
+            )  # fmt: skip
+
+    def load_imported(self, weights: dict[str, np.ndarray], path: Path) -> None:
+        """Load both networks from the weights in `path`; the average begins at G.
+
+        Raises UserError where they are not those of the run.
+        """
+        try:
+            arrays = weights | {
+                name.replace("generator.", "average.", 1): a
+                for name, a in weights.items()
+                if self.average and name.startswith("generator.")
+            }
+            self.load_weights(arrays)
+        except (UserError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} does not fit {self.recipe.name} with {self.images.name}: {error}"
+            ) from error
+        self.renew_graph_runner()
+
+    def renew_graph_runner(self) -> None:
+        """Make the planned step again, after `done` and the parameters have changed."""
+        if self.graph_runner:
+            self.graph_runner = (
+                None  # frees the data set in device memory before it is copied again
+            )
+            self.graph_runner = self.make_graph_runner()
+
+    def check_identity(self, path: Path, saved: object, switched: bool) -> None:
+        """Raise UserError unless the identity in a checkpoint is that of this run."""
+        identity = self.identity()
+        if not isinstance(saved, dict):
+            raise UserError(f"{path} does not name the run it belongs to")
+        if saved.get("images") != identity["images"]:
+            raise UserError(
+                f"{path} was trained on other images: "
+                f"those in {self.options.data} have changed since"
+            )
+        for name, value in identity.items():
+            if switched and name in ("planned", "precision"):
+                continue
+            if name == "lr" and saved.get(name) in self.earlier_rates:
+                continue
+            if saved.get(name) != value:
+                raise UserError(
+                    f"{path} is of another run: its {name} is {saved.get(name)!r:.80}, "
+                    f"that of config.json {value!r:.80}"
+                )
+
+    def check_arrays(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        """Raise UserError unless a checkpoint has the arrays of this run, in shape and dtype."""
+        expected = self.arrays()
+        for name in sorted(expected.keys() ^ arrays.keys()):
+            place = "the run" if name in expected else "the file"
+            raise UserError(f"{path} does not fit this run: {name} is only in {place}")
+        for name, a in expected.items():
+            if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
+                raise UserError(
+                    f"{path} does not fit this run: {name} is {arrays[name].shape}, "
+                    f"wanted {a.shape}"
+                )
+
+    def restore_counts(self, path: Path, saved: dict) -> None:
+        """Load step counts, random streams and the place in the data. Raises UserError."""
+        try:
+            restore_streams(self.random, saved["random"])
+            self.feed.restore(saved["feed"])
+            self.done, counts = saved["step"], saved["t"]
+            for player, optimizer in self.optimizers.items():
+                optimizer.t = counts[player]
+            if (penalties := self.gan.penalties).lazy:
+                penalties.restore(saved["penalties"], self.optimizers["generator"].parameters.flat)
+            counts = self.done, *(optimizer.t for optimizer in self.optimizers.values())
+            if not all(map(integer_in(0, 10**18), counts)):
+                raise ValueError("a count out of range")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(
+                f"{path} has no usable step and random streams: it is of another version"
+            ) from error
 
     def gradient_norms(self) -> dict[str, float]:
-        """|d loss / d parameter| of the last step, by player and parameter."""
-        if self.replay:
-            return self.replay.gradient_norms()
+        """Return |d loss / d parameter| of the last step by "player.parameter"."""
+        if self.graph_runner:
+            return self.graph_runner.gradient_norms()
         norms = {}
         for who, optimizer in self.optimizers.items():
             views = optimizer.parameters.views(self.gan.gradients[who])
@@ -188,138 +298,86 @@ class Session:
             norms |= {f"{who}.{name}": value for name, value in zip(views, values)}
         return norms
 
-    def images_drawn(self) -> np.ndarray:
-        """The pictures of the fixed z."""
-        return sample(self.recipe, self.drawn, self.fixed_z)
+    def real_images(self) -> np.ndarray:
+        """Return real images as D sees them: uint8 (8 columns, H, W, C), a class in each column.
+
+        They are chosen from all over the data; a class of fewer images has them repeatedly. No
+        random stream of the training is used.
+        """
+        rng, n = np.random.default_rng(0), 8 * self.columns
+        order, labels = rng.permutation(len(self.images)), self.images.labels
+        if self.recipe.classes:
+            by_class = [order[labels[order] == k] for k in range(self.recipe.classes)]
+            cells = [divmod(i, self.recipe.classes) for i in range(n)]
+            index = np.array([by_class[k][row % len(by_class[k])] for row, k in cells])
+        else:
+            index = np.resize(order, n)
+        x = self.feed.images_for_discriminator(index, rng.random(n) < 0.5)
+        return to_uint8(2 * x - 1 if self.recipe.pixels == "unit" else x)
+
+    def sample_images(self) -> np.ndarray:
+        """Return images of the fixed z by the average of G, or by G: uint8 (8 columns, H, W, C)."""
+        generator = self.average.net if self.average else self.gan.generator
+        return sample(self.recipe, generator, self.fixed_z)
 
 
-def fingerprint(images: Images) -> list[int]:
-    """How many pictures, and a checksum of them and their labels: enough to see that the data have changed."""
-    found = zlib.crc32(images.images)
-    return [len(images), found if images.labels is None else zlib.crc32(np.ascontiguousarray(images.labels), found)]
+def make_session(
+    options: Options, images: Images, device: Device, ranks: Ranks, reason: str = "as requested"
+) -> tuple[Session, Choice]:
+    """Return the session by the path of choose_path, and that choice.
+
+    auto takes the array path where the planned step refuses the run.
+    """
+
+    def make(choice: Choice) -> Session:
+        resolved = replace(options, path=choice.path, precision=choice.precision)
+        return Session(resolved, images, choice.device, ranks)
+
+    recipe = options.recipe_with_overrides()
+    requested = (options.path, options.precision, recipe, device, reason)
+    choice = choose_path(*requested)
+    try:
+        return make(choice), choice
+    except UserError as error:
+        if options.path != "auto" or choice.path != "planned":
+            raise
+        choice = choose_path(*requested, refusal=str(error))
+    return make(choice), choice
 
 
-def open_session(options: Options, ranks: Ranks) -> Session:
-    """Says where it computes, loads the pictures and makes the session, saying what it warns of."""
-    options.changed_recipe()  # what makes no sense is said before anything is done
-    device = choose_device(options.device, options.kernels or options.planned)
+def open_session(options: Options, ranks: Ranks, reason: str = "as requested") -> Session:
+    """Load the images and return the session; print device, data, recipe, path and warnings.
+
+    Raises UserError.
+    """
+    options.validate()  # before anything is loaded
+    check_before_loading(options)
+    device = requested_device(options)
     if options.parallel != "none" and (options.parallel == "nccl") != (device.name == "gpu"):
-        raise UserError(f"--parallel {options.parallel} does not train on a {device.name}: mpi is for --device cpu, nccl for gpu")
-    more = "" if device.kernels else "; no Triton kernels in this path"
-    print(f"Device: {device.name}, computing with {device.path} ({device.why}){more}.", flush=True)
+        raise UserError(
+            f"--parallel {options.parallel} does not train on a {device.name}: "
+            "mpi is for --device cpu, nccl for gpu"
+        )
+    print(f"Device: {device.name} ({device.reason}).", flush=True)
     if options.parallel != "none":
-        print(f"Ranks: {ranks.size}, by {ranks.name}; BatchNorm's statistics {options.batchnorm}.", flush=True)
-    if options.precision != "fp32" and device.name == "cpu":
-        raise UserError(f"Triton's interpreter does not round as {options.precision} does: --precision needs a GPU")
-    images = load(options.data, options.natural_size(), options.channels)
+        statistics = f"BatchNorm's statistics {options.batchnorm}"
+        print(f"Ranks: {ranks.size}, by {ranks.name}; {statistics}.", flush=True)
+    skip = {"skip_broken": True} if options.skip_broken else {}
+    images = load(options.data, options.natural_size(), options.channels, **skip)
     _, H, _, C = images.images.shape
-    print(f"Data: {len(images)} images of {H}x{H}x{C}: {images.source}.")
+    print(f"Data: {len(images)} images of {H}x{H}x{C}: {printable(images.source)}.")
+    for sentence in images.notes:
+        print(f"      The {sentence}.")
+    if RECIPES[options.recipe].classes and images.labels is not None:
+        print(f"Classes: {len(images.classes)}: {printable(', '.join(images.classes), 200)}.")
+    options = with_batch(options, len(images), ranks)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        session = Session(options, images, device, ranks)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    G, D = (parameter_count(net) for net in (session.gan.generator, session.gan.discriminator))
-    print(f"Recipe: {session.recipe.name}, {session.recipe.source}. G has {G:,} parameters, D {D:,}.", flush=True)
-    if session.replay:
-        print(f"Plan: {options.precision}, {session.replay.about()}.", flush=True)
+        session, choice = make_session(options, images, device, ranks, reason)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"warning: {message}", file=sys.stderr)
+    print_recipe(session.recipe, session.gan, session.setting(), session.feed.batch)
+    print(f"Path: {choice}.", flush=True)
+    if session.graph_runner:
+        print(f"Plan: {session.graph_runner.description()}.", flush=True)
     return session
-
-
-def tables(session: Session) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-    """The columns of each table of a run, and at which steps it gets a line, or the run a sample grid."""
-    names = tuple(f"{who}.{name}" for who, o in session.optimizers.items() for name in o.parameters.shapes)
-    found = {"metrics": columns(curves(session.recipe)), "gradients": ("step", *names)}
-    every = {"metrics": LOG_EVERY, "gradients": LOG_EVERY, "penalty_norms": session.options.sample_every}
-    every["samples"] = session.options.sample_every
-    norms = session.recipe.penalty and not session.replay  # a plan keeps their mean alone
-    return found | ({"penalty_norms": ("step", "norm")} if norms else {}), every
-
-
-def start(options: Options, out: Path | None = None) -> tuple[int, int]:
-    """Trains from the first step, in a new run folder; returns the steps done and those asked for. Raises UserError."""
-    with connect(options.parallel) as ranks, ExitStack() as held:
-        with ranks.together():
-            session = open_session(options, ranks)
-            _, H, _, C = session.images.images.shape
-            source = options.data if options.data in ("digits", *KNOWN) else str(Path(options.data).expanduser().resolve())
-            width, batch = options.width or session.recipe.width, session.feed.batch
-            options = replace(options, data=source, size=H, channels=C, width=width, batch=batch, device=session.device.name)
-            session.options = options
-            board, run = open_board(options.tensorboard), Nowhere()
-            if ranks.rank == 0:
-                folder = out or free_folder(Path("runs") / f"{session.recipe.name}-{session.images.name}")
-                config = {"recipe": options.recipe, "data": session.images.name} | to_config(options) | where(session)
-                run = RunFolder.new(folder, config, tables(session)[0])
-                held.enter_context(locked(run.path))
-        return go_on(session, run, board), options.steps
-
-
-def resume(folder: Path, **changes) -> tuple[int, int]:
-    """Goes on with a run from its last checkpoint, some options changed; returns as `start`. Raises UserError."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no run folder {folder}; give one that a training left")
-    config = read_config(folder / "config.json")
-    options = replace(from_config(config, folder / "config.json"), **changes)
-    with connect(options.parallel) as ranks, ExitStack() as held:
-        with ranks.together():
-            session = open_session(options, ranks)
-            board, run = open_board(options.tensorboard), Nowhere()
-            if ranks.rank == 0:
-                held.enter_context(locked(folder))
-            found = checkpoints(folder)
-            if found:
-                session.restore(list(found.values())[-1])
-            over = session.done >= options.steps
-            if over and (folder / "weights.safetensors").exists():
-                raise UserError(f"{folder} has done its {session.done} steps: ask for more, --steps N, to go on")
-            if ranks.rank == 0:
-                columns, every = tables(session)
-                every = dict.fromkeys(every, 1) if over else every  # it was killed at its very end, and what the end wrote stays
-                run = RunFolder.again(folder, columns, session.done, every)
-                write_config(folder, config | to_config(options) | where(session))
-        print(f"Resuming {folder} after step {session.done} of {options.steps}.", flush=True)
-        return go_on(session, run, board), options.steps
-
-
-def where(session: Session) -> dict:
-    """What config.json says of how a run was computed last."""
-    return {"path": session.device.path, "ranks": session.ranks.size}
-
-
-def go_on(session: Session, run: RunFolder | Nowhere, board: type[Board] | None) -> int:
-    """Trains to the last step of the options, from wherever the session is; returns the steps done."""
-    options, first = session.options, session.done
-    session.agree()
-    if session.ranks.rank == 0:
-        trainer = Trainer(session, run, board(run.path, session.done) if board else None)
-    else:
-        trainer = Partner(session)
-    try:
-        done = follow(
-            run, trainer, curves(session.recipe), first=first, steps=options.steps, batch=session.feed.batch,
-            sample_every=options.sample_every, checkpoint_every=options.checkpoint_every,
-        )  # fmt: skip
-    finally:
-        session.close()
-        if trainer.board:
-            trainer.board.close()
-    if session.device.kernels:
-        print(f"Triton kernels launched: {launches(session.replay, done - first)}.")
-    print(f"{done} steps done; samples, curves, metrics and weights are in {run.path}/")
-    if done < options.steps:
-        print(f"To go on with it: rawgan train --resume {run.path}")
-    return done
-
-
-def launches(replay: Replay | None, steps: int) -> str:
-    """How often each Triton kernel was started, the most frequent first; and in how many starts from here, if it is a plan."""
-    if replay:
-        counts = [(name, steps * count) for name, count in replay.step.plan.counts().most_common()]
-    else:
-        from rawgan.kernels.launch import launched
-
-        counts = launched.most_common()
-    starts = f"; {steps} steps in {replay.starts} starts of the plan" if replay else ""
-    return (", ".join(f"{name} {count}" for name, count in counts) or "none") + starts

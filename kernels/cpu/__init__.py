@@ -1,0 +1,1 @@
+"""Fast NumPy implementations of convolution, BatchNorm, activations and long sums."""

@@ -1,0 +1,1 @@
+"""Launching, recording, memory plan, CUDA graph, compilation: Triton's calling convention."""

@@ -1,0 +1,1 @@
+"""One file of Specs per file of kernels; tolerances; fixes of Triton's interpreter."""

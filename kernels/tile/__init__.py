@@ -1,0 +1,1 @@
+"""Device functions that kernels share: they work on one tile, in registers."""

@@ -1,0 +1,114 @@
+"""PyTorch modules of pooling, blocks, reparameterized weights and minibatch statistics."""
+
+from math import sqrt
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from rawgan import layers
+from rawgan.layers import blocks
+from tests.support.twins import make
+
+
+class Function(nn.Module):
+    """A module without parameters that computes f."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+
+class Branches(nn.Module):
+    """The children of a layer on the same x, and the join of their outputs."""
+
+    def __init__(self, layer, join):
+        super().__init__()
+        self.names, self.join = list(layer.branches), join
+        for name, child in layer.branches.items():
+            self.add_module(name, make(child))
+
+    def forward(self, x):
+        return self.join([self.get_submodule(name)(x) for name in self.names])
+
+
+def concatenated(ys):
+    return torch.cat(ys, 1)
+
+
+class Reparameterized(nn.Module):
+    """Another module, run with weight(module) in place of its weight."""
+
+    def __init__(self, inner, weight, g=None):
+        super().__init__()
+        self.weight, self.bias, self.reweighted = inner.weight, inner.bias, weight
+        self.inner = [inner]  # in a list, so that its parameters are not counted twice
+        if isinstance(g, nn.Parameter):
+            self.g = g
+        elif g is not None:
+            self.register_buffer("g", g)
+
+    def forward(self, x):
+        tensors = {"weight": self.reweighted(self)}
+        tensors |= {} if self.bias is None else {"bias": self.bias}
+        return functional_call(self.inner[0], tensors, x)
+
+
+def equalized(layer):
+    w = layer.params["w"]
+    outputs = layer.inner.C if isinstance(layer.inner, layers.ConvTranspose2d) else layer.inner.K
+    scale = layer.gain / sqrt(w.size / outputs)
+    return Reparameterized(make(layer.inner), lambda module: scale * module.weight)
+
+
+def weight_normed(layer):
+    """Return the module; in PyTorch too the outputs of a transposed convolution are axis 1."""
+    inner = make(layer.inner)
+    output = 1 if isinstance(layer.inner, layers.ConvTranspose2d) else 0
+    axes = [axis for axis in range(inner.weight.ndim) if axis != output]
+
+    def weight(module):
+        length = module.weight.pow(2).sum(axes, keepdim=True).sqrt()
+        return module.g.reshape(length.shape) * module.weight / length
+
+    g = torch.ones(inner.weight.shape[output])
+    return Reparameterized(inner, weight, nn.Parameter(g) if layer.trained_scale else g)
+
+
+def pixel_norm(eps):
+    return lambda x: x / (x.pow(2).mean(1, keepdim=True) + eps).sqrt()
+
+
+def minibatch_std(group, eps):
+    """Return the function, group by group: sample n belongs to group n modulo their number."""
+
+    def f(x):
+        M = len(x) // min(group or len(x), len(x))
+        sigma = [(x[m::M].var(0, unbiased=False) + eps).sqrt().mean() for m in range(M)]
+        planes = [sigma[n % M].expand(1, *x.shape[2:]) for n in range(len(x))]
+        return torch.cat([x, torch.stack(planes)], 1)
+
+    return f
+
+
+MAKE_BLOCK = {
+    layers.MaxPool2d: lambda layer: nn.MaxPool2d(layer.k),
+    layers.AvgPool2d: lambda layer: nn.AvgPool2d(layer.k),
+    layers.Upsample2d: lambda layer: nn.Upsample(scale_factor=layer.k),
+    layers.GlobalMeanPool: lambda layer: Function(lambda x: x.mean((2, 3))),
+    layers.GlobalSumPool: lambda layer: Function(lambda x: x.sum((2, 3))),
+    layers.PixelNorm: lambda layer: Function(pixel_norm(layer.eps)),
+    layers.MinibatchStd: lambda layer: Function(minibatch_std(layer.group, layer.eps)),
+    layers.EqualizedLR: equalized,
+    layers.WeightNorm: weight_normed,
+    layers.Residual: lambda layer: Branches(layer, lambda ys: ys[0] + ys[1]),
+    layers.Lerp: lambda layer: Branches(
+        layer, lambda ys, alpha=layer.alpha: torch.lerp(ys[0], ys[1], alpha)
+    ),
+    layers.Skip: lambda layer: Branches(layer, concatenated),
+    layers.Heads: lambda layer: Branches(layer, concatenated),
+    blocks._Identity: lambda layer: nn.Identity(),
+}
