@@ -34,7 +34,7 @@ from rawgan.errors import UserError
 from rawgan.layers import Dropout, GaussianNoise, Layer, MinibatchStd, Sequential, leaves
 from rawgan.layers.base import Grads
 from rawgan.losses import Objective
-from rawgan.optim import Optimizer
+from rawgan.optim import LinearDecay, Optimizer
 from rawgan.parallel import SINGLE_PROCESS, Ranks
 from rawgan.penalties import Penalties, Penalty
 
@@ -108,6 +108,7 @@ class GAN:
 
     penalty    added to D's loss, at points drawn from `rng`: one or several, each lazy or not
     clip       D's parameters are clipped to [-clip, clip] after each update
+    decay      of the learning rates, by the number of G's updates; None: they are constant
     gradients  the flat gradients of the last step, by player
     norms      |g[n]| of the last penalties: the norm of dD/dx at each of their points
 
@@ -129,6 +130,7 @@ class GAN:
     pixels: str = "tanh"
     classes: int = 0
     steps: int = 40_000
+    decay: LinearDecay | None = None
 
     def __post_init__(self):
         self.gradients: dict[str, Array] = {}
@@ -149,6 +151,8 @@ class GAN:
         Lists have a real batch and a z for each step of D; an additional last z is for G.
         Returns the losses and mean scores of the last update of each player, 0-d arrays.
         """
+        if self.decay:
+            self.decay.set_rates(self.generator_optimizer.t)
         reals = real if isinstance(real, list) else [real]
         zs = z if isinstance(z, list) else [z]
         if self.schedule.order == "generator_first":
@@ -266,8 +270,7 @@ class GAN:
         """Update G, then D on the fakes made before G's update."""
         fake, g_cache = self.generate(z, self.schedule.generator_mode)
         g_metrics = self.generator_step(fake, g_cache, real)
-        d_metrics = self.discriminator_step(real, fake)
-        return g_metrics | d_metrics
+        return g_metrics | self.discriminator_step(real, fake)
 
     def simultaneous(self, real: Samples, z: Samples) -> Metrics:
         """Take both gradients at the same parameters, from one pass of the fakes; update both."""
@@ -293,8 +296,7 @@ class GAN:
             d_metrics = self.discriminator_step(real, fake)
         if resample_z:
             fake, g_cache = self.generate(zs[-1], self.schedule.generator_mode)
-        g_metrics = self.generator_step(fake, g_cache, reals[-1])
-        return d_metrics | g_metrics
+        return d_metrics | self.generator_step(fake, g_cache, reals[-1])
 
     # Variants of D's step: one batch of real and fake, gradient penalty, labels
 

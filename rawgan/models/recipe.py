@@ -16,7 +16,7 @@ from rawgan.gan import GAN, Schedule
 from rawgan.init import glorot_uniform
 from rawgan.layers import Parameters, Sequential
 from rawgan.losses import Objective
-from rawgan.optim import Optimizer
+from rawgan.optim import LinearDecay, Optimizer
 from rawgan.penalties import Penalty, as_penalties, couples_samples
 from rawgan.random import Random
 
@@ -79,6 +79,7 @@ class Recipe:
                                them, of D; 0: unconditional; the networks of a conditional recipe
                                take another number as `classes`
     optimizers                 functions of Parameters, for G and for D
+    lr_decay                   whether both rates fall linearly to 0 over the steps of a run
     schedule                   order of the updates, number of D steps, mode of each pass
     batch                      of the source, and of the default
     bf16                       whether --precision auto may take bfloat16; False for a recipe whose
@@ -107,6 +108,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     batch: int = 64
     steps: int = 40_000
+    lr_decay: bool = False
     bf16: bool = True
     departures: tuple[str, ...] = ()
 
@@ -120,6 +122,7 @@ class Recipe:
         rates = (self.generator_optimizer, self.discriminator_optimizer)
         G, D = (rate.keywords["lr"] if setting.lr is None else setting.lr for rate in rates)
         lr = f"lr {G:g}" if G == D else f"lr {G:g} of G and {D:g} of D"
+        lr += " falling to 0" if self.lr_decay else ""
         return (
             f"{setting.data or 'images'} of {setting.image}, width {setting.width}, {lr}, "
             f"batch {batch or self.batch}, {setting.steps:,} steps"
@@ -147,8 +150,12 @@ class Recipe:
         width=None,
         device: Device = CPU,
         dtype=np.float32,
+        steps=None,
     ) -> GAN:
-        """Return the GAN with initial weights. Warns where D couples the samples of a penalty."""
+        """Return the GAN with initial weights. Warns where D couples the samples of a penalty.
+
+        steps: of the run, over which the learning rates decay; the source's unless given.
+        """
         shape = (size or self.size, channels or self.channels, width or self.width)
         G, D = self.generator(*shape, z=self.z), self.discriminator(*shape)
         of_gradient = any(penalty.of_gradient for penalty in as_penalties(self.penalty))
@@ -157,12 +164,15 @@ class Recipe:
         for net, name in ((G, "generator"), (D, "discriminator")):
             self.init(net, random.stream(f"{name} weights"))
             net.bind(random.stream(f"{name} dropout"))
+        optimizers = (
+            self.generator_optimizer(Parameters(G, device, dtype)),
+            self.discriminator_optimizer(Parameters(D, device, dtype)),
+        )
         return GAN(
             G,
             D,
             self.objective,
-            self.generator_optimizer(Parameters(G, device, dtype)),
-            self.discriminator_optimizer(Parameters(D, device, dtype)),
+            *optimizers,
             self.penalty,
             self.clip,
             self.schedule,
@@ -173,6 +183,7 @@ class Recipe:
             pixels=self.pixels,
             classes=self.classes,
             steps=self.steps,
+            decay=LinearDecay(steps or self.steps, *optimizers) if self.lr_decay else None,
         )
 
     def with_classes(self, classes: int) -> "Recipe":

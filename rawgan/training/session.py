@@ -51,7 +51,8 @@ class Session:
         self.recipe = fitted_recipe(options.recipe_with_overrides(), images)
         self.random = Random(options.seed)
         _, H, _, C = images.images.shape
-        self.gan = self.recipe.build(self.random, H, C, options.width, device)
+        shape = H, C, options.width
+        self.gan = self.recipe.build(self.random, *shape, device, steps=options.steps)
         G = self.gan.generator_optimizer.parameters
         self.average = EMA(G, options.ema) if options.ema else None
         self.gan.join(ranks, options.batchnorm == "synchronised")

@@ -251,6 +251,11 @@ def differences(before: Options, options: Options, session: Session) -> list[str
             f"Learning rate: {new} from step {session.done} on, in the place of {old}: the run is "
             "no longer that of its seed alone."
         )
+    if options.steps != before.steps and session.recipe.lr_decay:
+        sentences.append(
+            f"Learning rate: falls to 0 at step {options.steps}, in the place of {before.steps}: "
+            "the run is no longer that of its seed alone."
+        )
     if options.data != before.data:
         sentences.append(f"Data: the same pictures as in {printable(before.data)}.")
     return sentences
