@@ -10,7 +10,7 @@ from rawgan.backend import CPU
 from rawgan.data import Images
 from rawgan.losses import ACGAN
 from rawgan.models.recipe import Recipe
-from rawgan.optim import Adam
+from rawgan.optim import Adam, RMSprop
 from rawgan.penalties import as_penalties
 from rawgan.random import Random
 from rawgan.training.prefetch import Feed
@@ -74,7 +74,7 @@ MAKE.update({
 class TwinGAN:
     """The same GAN in PyTorch: equal weights, autograd and PyTorch's optimizers."""
 
-    def __init__(self, recipe, gan, seed: int):
+    def __init__(self, recipe, gan, seed: int, steps: int):
         self.recipe, self.gan, self.schedule = recipe, gan, recipe.schedule
         self.G, self.D = twin(gan.generator), twin(gan.discriminator)
         random = Random(seed)
@@ -86,6 +86,12 @@ class TwinGAN:
         self.last = {}  # value of each penalty at its last evaluation
         self.g_optimizer = self.optimizer(gan.generator_optimizer, self.G)
         self.d_optimizer = self.optimizer(gan.discriminator_optimizer, self.D)
+        self.decays = []
+        if recipe.lr_decay:
+            self.decays = [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+                for optimizer in (self.g_optimizer, self.d_optimizer)
+            ]
 
     @staticmethod
     def optimizer(ours, net):
@@ -99,8 +105,9 @@ class TwinGAN:
             params, torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
         ):
             p.grad = g
-        for group in optimizer.param_groups:  # PyTorch's RMSprop has no decay
-            group["lr"] = ours.lr / (1 + getattr(ours, "decay", 0) * ours.t)
+        if isinstance(ours, RMSprop):  # PyTorch's has no decay
+            for group in optimizer.param_groups:
+                group["lr"] = ours.lr / (1 + ours.decay * ours.t)
         if isinstance(ours, Adam) and ours.epsilon_hat:
             set_epsilon_hat(optimizer, ours.eps)
         optimizer.step()
@@ -181,6 +188,13 @@ class TwinGAN:
         return loss.item()
 
     def train_step(self, reals, zs):
+        """Take one training step, then set the rates of the next."""
+        losses = self.updates(reals, zs)
+        for decay in self.decays:
+            decay.step()
+        return losses
+
+    def updates(self, reals, zs):
         if self.schedule.order == "generator_first":
             fake = self.generate(zs[0], self.schedule.generator_mode)
             g_loss = self.generator_step(fake, reals[0])
@@ -219,8 +233,8 @@ def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0):
     if recipe.schedule.critic_steps(0) > 1:
         recipe = recipe.with_schedule(critic_steps=lambda step: 5)
     size, width = 28 if recipe.size == 28 else 16, SMALL_WIDTHS.get(recipe.name, 4)
-    gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64)
-    other = TwinGAN(recipe, gan, seed)
+    gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64, steps=steps)
+    other = TwinGAN(recipe, gan, seed, steps)
     rng = np.random.default_rng(1)
     data = Images(
         rng.integers(0, 256, (50, size, size, 1), np.uint8),
