@@ -65,6 +65,8 @@ def section(recipe: Recipe) -> str:
         "D steps per G step": f"{later}"
         + (f" ({first} at first, see wgan_critic_steps)" if first != later else ""),
     }
+    if recipe.lr_decay:
+        rows["learning rates"] = "fall linearly to 0 over the steps of a run"
     if recipe.clip:
         rows["weights of D"] = f"clipped to [-{recipe.clip}, {recipe.clip}]"
     if recipe.schedule.joint_batch:
