@@ -125,7 +125,8 @@ SNGAN_RESNET = Recipe(
     steps=100_000,
     lr_decay=True,
     departures=(
-        "G learns from 64 fakes, as in mimicry, not from 128",
+        "the steps of D come before that of G, which learns from 64 fakes; in the code of the paper"
+        " and in mimicry that of G comes first, in the former with 128 fakes",
         "nearest upsampling, first biases of 0, and shortcuts that take x before the ReLU, as in"
         " the code of the paper; in mimicry upsampling is bilinear, and the first ReLU of a block"
         " of D, computed in place, acts on its shortcut too",
@@ -312,7 +313,7 @@ _ALL = (
         objective=Hinge(),
         generator_optimizer=ADAM_DCGAN,
         discriminator_optimizer=ADAM_DCGAN,
-        default=Setting(16, 1000, lr=1e-3),
+        default=Setting(16, 600, lr=1e-3),
         init=partial(normal_init, std=0.02),
         data="cifar10",
         size=32,
@@ -335,6 +336,11 @@ _ALL = (
         discriminator=conditional(sngan.discriminator),
         default=Setting(32, 400, lr=1e-3),
         classes=10,
+        departures=(
+            *SNGAN_RESNET.departures,
+            "first scales of 1 in the conditional BatchNorm, as in the code of the paper; in"
+            " mimicry N(1, 0.02^2)",
+        ),
     ),
 )
 
