@@ -108,11 +108,11 @@ class GAN:
 
     penalty    added to D's loss, at points drawn from `rng`: one or several, each lazy or not
     clip       D's parameters are clipped to [-clip, clip] after each update
-    decay      of the learning rates, by the number of G's updates; None: they are constant
     gradients  the flat gradients of the last step, by player
     norms      |g[n]| of the last penalties: the norm of dD/dx at each of their points
 
-    The fields from `name` on are those of Recipe (models/recipes.py), for the planned step.
+    The fields from `name` on are those of Recipe (models/recipes.py), for the planned step, and the
+    number of training steps over which both learning rates fall to 0, None where they are constant.
     """
 
     generator: Sequential
@@ -130,11 +130,13 @@ class GAN:
     pixels: str = "tanh"
     classes: int = 0
     steps: int = 40_000
-    decay: LinearDecay | None = None
+    decay_steps: int | None = None
 
     def __post_init__(self):
         self.gradients: dict[str, Array] = {}
         self.penalties, self.norms = Penalties(self.penalty), None
+        optimizers = self.generator_optimizer, self.discriminator_optimizer
+        self.decay = LinearDecay(self.decay_steps, *optimizers) if self.decay_steps else None
         self.ranks: Ranks = SINGLE_PROCESS
         self.synchronised = False
         if self.schedule.joint_batch and (layer := self.minibatch_std()):
@@ -153,8 +155,7 @@ class GAN:
         """
         if self.decay:
             self.decay.set_rates(self.generator_optimizer.t)
-        reals = real if isinstance(real, list) else [real]
-        zs = z if isinstance(z, list) else [z]
+        reals, zs = (samples if isinstance(samples, list) else [samples] for samples in (real, z))
         if self.schedule.order == "generator_first":
             return self.generator_first(reals[0], zs[0])
         if self.schedule.order == "simultaneous":
@@ -167,8 +168,7 @@ class GAN:
         """Update D, then G through the new D on the same fakes."""
         fake, g_cache = self.generate(z, self.schedule.generator_mode)
         d_metrics = self.discriminator_step(real, fake)
-        g_metrics = self.generator_step(fake, g_cache, real)
-        return d_metrics | g_metrics
+        return d_metrics | self.generator_step(fake, g_cache, real)
 
     def generate(self, z: Samples, mode: Mode = "train") -> tuple[Samples, object]:
         """Return G(z), with the labels of z in a conditional GAN, and G's cache."""

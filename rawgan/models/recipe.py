@@ -16,7 +16,7 @@ from rawgan.gan import GAN, Schedule
 from rawgan.init import glorot_uniform
 from rawgan.layers import Parameters, Sequential
 from rawgan.losses import Objective
-from rawgan.optim import LinearDecay, Optimizer
+from rawgan.optim import Optimizer
 from rawgan.penalties import Penalty, as_penalties, couples_samples
 from rawgan.random import Random
 
@@ -164,15 +164,12 @@ class Recipe:
         for net, name in ((G, "generator"), (D, "discriminator")):
             self.init(net, random.stream(f"{name} weights"))
             net.bind(random.stream(f"{name} dropout"))
-        optimizers = (
-            self.generator_optimizer(Parameters(G, device, dtype)),
-            self.discriminator_optimizer(Parameters(D, device, dtype)),
-        )
         return GAN(
             G,
             D,
             self.objective,
-            *optimizers,
+            self.generator_optimizer(Parameters(G, device, dtype)),
+            self.discriminator_optimizer(Parameters(D, device, dtype)),
             self.penalty,
             self.clip,
             self.schedule,
@@ -183,7 +180,7 @@ class Recipe:
             pixels=self.pixels,
             classes=self.classes,
             steps=self.steps,
-            decay=LinearDecay(steps or self.steps, *optimizers) if self.lr_decay else None,
+            decay_steps=(steps or self.steps) if self.lr_decay else None,
         )
 
     def with_classes(self, classes: int) -> "Recipe":

@@ -1,5 +1,6 @@
 """PyTorch modules of pooling, blocks, reparameterized weights, statistics and labels inside."""
 
+from collections import OrderedDict
 from math import sqrt
 
 import torch
@@ -167,7 +168,9 @@ MAKE_BLOCK = {
     layers.WeightNorm: weight_normed,
     layers.SpectralNorm: spectral_norm,
     layers.Embedding: lambda layer: nn.Embedding(layer.K, layer.C),
-    layers.ConditionalSequential: lambda layer: ConditionalSequential(*map(make, layer.layers)),
+    layers.ConditionalSequential: lambda layer: ConditionalSequential(
+        OrderedDict((name, make(child)) for name, child in layer.children().items())
+    ),
     layers.ConditionalBatchNorm: ConditionalBatchNorm,
     layers.Projection: Projection,
     layers.Residual: lambda layer: Branches(layer, lambda ys: ys[0] + ys[1]),

@@ -1,5 +1,7 @@
 """PyTorch twin of a recipe's GAN: equal weights, masks and alpha, autograd, its optimizers."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -74,7 +76,7 @@ MAKE.update({
 class TwinGAN:
     """The same GAN in PyTorch: equal weights, autograd and PyTorch's optimizers."""
 
-    def __init__(self, recipe, gan, seed: int, steps: int):
+    def __init__(self, recipe, gan, seed: int):
         self.recipe, self.gan, self.schedule = recipe, gan, recipe.schedule
         self.G, self.D = twin(gan.generator), twin(gan.discriminator)
         random = Random(seed)
@@ -89,7 +91,7 @@ class TwinGAN:
         self.decays = []
         if recipe.lr_decay:
             self.decays = [
-                torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+                torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=recipe.steps)
                 for optimizer in (self.g_optimizer, self.d_optimizer)
             ]
 
@@ -232,9 +234,10 @@ def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0):
     """
     if recipe.schedule.critic_steps(0) > 1:
         recipe = recipe.with_schedule(critic_steps=lambda step: 5)
+    recipe = replace(recipe, steps=steps)  # rates decay over the length of the run
     size, width = 28 if recipe.size == 28 else 16, SMALL_WIDTHS.get(recipe.name, 4)
-    gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64, steps=steps)
-    other = TwinGAN(recipe, gan, seed, steps)
+    gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64)
+    other = TwinGAN(recipe, gan, seed)
     rng = np.random.default_rng(1)
     data = Images(
         rng.integers(0, 256, (50, size, size, 1), np.uint8),
