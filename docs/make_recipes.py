@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from rawgan.layers import parameter_count
+from rawgan.layers import leaves, parameter_count
 from rawgan.models.recipe import Recipe
 from rawgan.models.recipes import RECIPES
 from rawgan.optim import Optimizer
@@ -45,9 +45,12 @@ def section(recipe: Recipe) -> str:
         gan = recipe.build(Random(0))
     counts = []
     for net in (gan.generator, gan.discriminator):
-        trained, all_ = parameter_count(net), parameter_count(net, buffers=True)
+        trained = parameter_count(net)
+        running = sum(
+            layer.buffers[name].size for _, layer in leaves(net) for name in layer.averaged
+        )
         counts.append(
-            f"{trained:,}" + (f" ({all_:,} with running statistics)" if all_ != trained else "")
+            f"{trained:,}" + (f" ({trained + running:,} with running statistics)" * (running > 0))
         )
     first, later = map(recipe.schedule.critic_steps, (0, 30))
     rows = {
