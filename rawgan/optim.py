@@ -54,7 +54,8 @@ class LinearDecay:
     """Learning rates that fall linearly to 0: lr (1 - i / steps) in training step i = 0, 1, ...
 
     lr is the rate that an optimizer has when the decay is made. Both players of a GAN have the rate
-    of the training step, however many updates of D it has. 0 from step `steps` on.
+    of the training step, however many updates of D it has. 0 from step `steps` on. Source: the code
+    of Miyato et al. 2018 (arXiv:1802.05957).
     """
 
     def __init__(self, steps: int, *optimizers: Optimizer):
