@@ -67,8 +67,8 @@ def color(x: Array, b: Array, s: Array, c: Array) -> Array:
         x1 = x + b[n]    x2 = E_C x1 + s[n] (x1 - E_C x1)    y = E x2 + c[n] (x2 - E x2)
         y  = s c x + c (1-s) E_C x + (1-c) E x + b           since E x2 = E x + b
 
-    b, s, c (N,). With b = 0 the map is linear and self-adjoint: dx = color(dy, 0, s, c). Source:
-    Zhao et al. 2020 (arXiv:2006.10738).
+    b, s, c (N,). With b = 0 the map is linear and self-adjoint: dx = color(dy, 0, s, c).
+    Source: Zhao et al. 2020 (arXiv:2006.10738).
     """
     b, s, c = (a.reshape(-1, 1, 1, 1) for a in (b, s, c))
     of_pixel, of_image = x.mean(3, keepdims=True), x.mean((1, 2, 3), keepdims=True)
