@@ -230,6 +230,7 @@ class TestTrain:
             "--skip-broken",
             "--batch 4",
             "--flip",
+            "--augment color",
             "--out elsewhere",
             "dcgan",
         ],
