@@ -101,8 +101,9 @@ class ADA:
         signs = xp.sign(scores - self.boundary).sum()
         self.signs, self.steps = self.signs + signs, self.steps + 1
         if self.steps == self.interval:
-            n = scores.size * ranks.size * self.interval
-            r = float(ranks.all_gather(xp.asarray(self.signs).reshape(1)).sum()) / n
+            batches = ranks.size * self.interval
+            n, total = len(scores) * batches, ranks.all_gather(xp.asarray(self.signs).reshape(1))
+            r = float(total.sum()) / (scores.size * batches)
             step = ((r > self.target) - (r < self.target)) * n / self.images
             self.layer.p = min(max(self.layer.p + step, 0.0), 1.0)
             self.signs, self.steps = 0.0, 0

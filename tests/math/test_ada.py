@@ -145,6 +145,13 @@ def test_processes_move_p_alike():
     assert ada.layer.p == 0.5 - 16 / 100
 
 
+def test_several_scores_of_an_image():
+    """R is over all scores, and images are counted, not scores."""
+    ada = ADA(Augment(p=0.5), 100, interval=1)
+    ada.update(np.ones((5, 3, 3, 1)), Ranks())
+    assert ada.layer.p == 0.55
+
+
 def test_state():
     ada, other = (ADA(Augment(p=p), 100) for p in (0.5, 0.0))
     for scores in ([1, 1, -1], [0, 1, 1], [1, 1, 1]):
