@@ -31,7 +31,7 @@ import numpy as np
 
 from rawgan.backend import Array, array_module
 from rawgan.errors import UserError
-from rawgan.layers import Dropout, GaussianNoise, Layer, MinibatchStd, Sequential, leaves
+from rawgan.layers import Augment, Dropout, GaussianNoise, Layer, MinibatchStd, Sequential, leaves
 from rawgan.layers.base import Grads
 from rawgan.losses import Objective
 from rawgan.optim import LinearDecay, Optimizer
@@ -366,7 +366,7 @@ class GAN:
         self.objective = self.objective.with_ranks(ranks)
         self.synchronised = synchronised and ranks.size > 1
         for layer in self.layers():
-            if isinstance(layer, Dropout | GaussianNoise):
+            if isinstance(layer, Augment | Dropout | GaussianNoise):
                 layer.bind(ranks.shard_rng(layer.rng))
             elif layer.averaged and self.synchronised:  # BatchNorm, with labels or without
                 layer.ranks = ranks

@@ -76,6 +76,22 @@ def command(
         bool,
         typer.Option("--flip", help="mirror every real picture left to right with probability 1/2"),
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="color,translation,cutout|ada",
+            help="augment what D sees of real and fake: some of color, translation, cutout, "
+            "always; ada: with a probability that grows while D overfits, of all three or those "
+            "named with it",
+        ),
+    ] = None,
+    ada_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="with --augment ada: real images in which p moves by 1; 500,000 unless given",
+        ),
+    ] = None,
     lr: Annotated[
         float | None,
         typer.Option(help="learning rate of both players; the recipe's unless given"),

@@ -11,7 +11,9 @@ from warnings import warn
 
 import numpy as np
 
+from rawgan.ada import ADA, AdaptiveGAN, Augmentation
 from rawgan.backend import CPU, Device
+from rawgan.errors import UserError
 from rawgan.gan import GAN, Schedule
 from rawgan.init import glorot_uniform
 from rawgan.layers import Parameters, Sequential
@@ -84,6 +86,7 @@ class Recipe:
     batch                      of the source, and of the default
     bf16                       whether --precision auto may take bfloat16; False for a recipe whose
                                distance in bf16 is outside the spread of its fp32 seeds
+    augmentation               of the images that D sees in training; None: none
     """
 
     name: str
@@ -111,6 +114,7 @@ class Recipe:
     lr_decay: bool = False
     bf16: bool = True
     departures: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
 
     @property
     def of_source(self) -> Setting:
@@ -164,7 +168,15 @@ class Recipe:
         for net, name in ((G, "generator"), (D, "discriminator")):
             self.init(net, random.stream(f"{name} weights"))
             net.bind(random.stream(f"{name} dropout"))
-        return GAN(
+        make = GAN
+        if self.augmentation:
+            augment = self.augmentation.layer(self.pixels)
+            augment.bind(random.stream("augment"))
+            D.prepend("augment", augment)
+            if self.augmentation.adaptive:
+                images, boundary = self.augmentation.ada_images, self.objective.boundary
+                make = partial(AdaptiveGAN, ada=ADA(augment, images, boundary))
+        return make(
             G,
             D,
             self.objective,
@@ -190,6 +202,20 @@ class Recipe:
         nets = {name: getattr(self, name) for name in ("generator", "discriminator")}
         nets = {name: partial(make, classes=classes) for name, make in nets.items()}
         return replace(self, classes=classes, **nets)
+
+    def with_augmentation(self, augmentation: Augmentation) -> "Recipe":
+        """Return the recipe with augmentation as the first layer of D.
+
+        Raises UserError for ADA with an objective whose scores have no boundary, and for a penalty
+        in inference mode, in which nothing is augmented.
+        """
+        augmentation.check(self.objective)
+        if self.penalty is not None and self.schedule.penalty_mode == "inference":
+            raise UserError(
+                f"the penalty of {self.name} is taken in inference mode, in which nothing is "
+                "augmented, so that it would be that of another D: leave --augment out"
+            )
+        return replace(self, augmentation=augmentation)
 
     def with_lr(self, lr: float) -> "Recipe":
         """Return the recipe with one learning rate for both players."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from rawgan.ada import Augmentation
 from rawgan.data import summary
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError, alternatives
@@ -39,6 +40,8 @@ class Options:
     real_label: float = 1.0
     ema: float | None = None
     flip: bool = False
+    augment: str | None = None
+    ada_images: int | None = None
     seed: int = 0
     device: str = "auto"
     path: str = "auto"  # what computes the steps; path.py resolves it, and the precision
@@ -76,9 +79,9 @@ class Options:
         return cls(recipe, data, **options)
 
     def recipe_with_overrides(self) -> Recipe:
-        """Return the recipe with the learning rate and label smoothing of valid options.
+        """Return the recipe with learning rate, label smoothing and augmentation of valid options.
 
-        Raises UserError where its objective has no label smoothing.
+        Raises UserError where its objective has no label smoothing, or cannot be augmented.
         """
         recipe = RECIPES[self.recipe]
         if self.lr is not None:
@@ -90,7 +93,16 @@ class Options:
                 )
             except NotImplementedError as error:
                 raise UserError(f"{recipe.name}: {error}: leave --real-label out") from error
-        return recipe
+        augmentation = self.augmentation()
+        return recipe.with_augmentation(augmentation) if augmentation else recipe
+
+    def augmentation(self) -> Augmentation | None:
+        """Return the augmentation of --augment and --ada-images, None without. Raises UserError."""
+        if self.augment is not None:
+            return Augmentation.parse(self.augment, self.ada_images)
+        if self.ada_images is not None:
+            raise UserError("--ada-images goes with --augment ada: give both, or neither")
+        return None
 
     def validate(self) -> None:
         """Raise UserError for an unknown recipe and for any option out of range."""
@@ -191,6 +203,8 @@ FIELDS = {  # the check of each option in a config.json
     "real_label": number_in(0.5, 1),
     "ema": optional(number_in(0, 0.99999)),
     "flip": lambda value: type(value) is bool,
+    "augment": optional(text),
+    "ada_images": optional(integer_in(1, 10**12)),
     "seed": integer_in(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
     "path": lambda value: value in PATHS,
@@ -238,12 +252,12 @@ def read_config(path: Path) -> dict:
 def upgraded(config: dict) -> dict:
     """Return a config.json of any version in the current format.
 
-    Before --skip-broken, no picture was skipped.
+    Before --augment nothing was augmented, and before --skip-broken no picture was skipped.
 
     Before --path, the booleans `kernels` and `planned` chose the path, and `path` named the
     backend; other values of theirs give the path None, which from_config refuses.
     """
-    config = {"skip_broken": False} | config
+    config = {"augment": None, "ada_images": None, "skip_broken": False} | config
     old = {name: config[name] for name in ("kernels", "planned") if name in config}
     if not old:
         return config

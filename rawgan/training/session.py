@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rawgan.ada import ADA, AdaptiveGAN
 from rawgan.backend import Array, Device, to_host, use_kernels
 from rawgan.cpu import set_up
 from rawgan.data import Images, load, to_uint8
@@ -18,6 +19,7 @@ from rawgan.layers import Sequential, state
 from rawgan.models.recipe import Setting
 from rawgan.models.recipes import RECIPES
 from rawgan.parallel import SINGLE_PROCESS, Ranks
+from rawgan.penalties import Penalties
 from rawgan.random import Random
 from rawgan.training.announce import print_recipe
 from rawgan.training.checkpoint import fingerprint, former_identity, load_checkpoint
@@ -159,6 +161,8 @@ class Session:
             "seed": options.seed,
             "ema": options.ema,
             "flip": options.flip,
+            "augment": options.augment,
+            "ada_images": options.ada_images,
             "lr": options.lr,
             "real_label": options.real_label,
             "planned": options.path == "planned",
@@ -181,7 +185,13 @@ class Session:
             "t": {player: optimizer.t for player, optimizer in self.optimizers.items()},
             "random": self.random.state(),
             "feed": self.prefetcher.state if self.prefetcher else self.feed.state(),
-        } | ({"penalties": penalties.state()} if (penalties := self.gan.penalties).lazy else {})
+        } | {name: part.state() for name, part in self.stateful().items()}
+
+    def stateful(self) -> dict[str, Penalties | ADA]:
+        """Return the parts of the GAN with numbers of their own, by their names in a checkpoint."""
+        gan = self.gan
+        parts = {"penalties": gan.penalties} if gan.penalties.lazy else {}
+        return parts | ({"ada": gan.ada} if isinstance(gan, AdaptiveGAN) else {})
 
     def restore(self, path: Path, switched: bool = False) -> None:
         """Load a checkpoint. Raises UserError, naming the file, unless it is one of this run.
@@ -277,8 +287,8 @@ class Session:
             self.done, counts = saved["step"], saved["t"]
             for player, optimizer in self.optimizers.items():
                 optimizer.t = counts[player]
-            if (penalties := self.gan.penalties).lazy:
-                penalties.restore(saved["penalties"], self.optimizers["generator"].parameters.flat)
+            for name, part in self.stateful().items():
+                part.restore(saved[name], self.optimizers["generator"].parameters.flat)
             counts = self.done, *(optimizer.t for optimizer in self.optimizers.values())
             if not all(map(integer_in(0, 10**18), counts)):
                 raise ValueError("a count out of range")

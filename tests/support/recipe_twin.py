@@ -16,6 +16,7 @@ from rawgan.optim import Adam, RMSprop
 from rawgan.penalties import as_penalties
 from rawgan.random import Random
 from rawgan.training.prefetch import Feed
+from tests.support.augment_twin import Augment
 from tests.support.tolerance import assert_close
 from tests.support.twins import (
     MAKE,
@@ -65,6 +66,7 @@ class Function(nn.Module):
 
 MAKE.update({
     layers.Dropout: Dropout,
+    layers.Augment: Augment,
     layers.Condition: Condition,
     layers.OneHot: lambda layer: Function(lambda labels: F.one_hot(labels, layer.K).double()),
     layers.Planes: lambda layer: Function(
@@ -84,6 +86,8 @@ class TwinGAN:
             for module in net.modules():
                 if isinstance(module, Dropout):
                     module.rng = random.stream(f"{name} dropout")
+                elif isinstance(module, Augment):
+                    module.rng = random.stream("augment")
         self.penalty_rng, self.d_steps = random.stream("penalty"), 0
         self.last = {}  # value of each penalty at its last evaluation
         self.g_optimizer = self.optimizer(gan.generator_optimizer, self.G)
@@ -227,17 +231,17 @@ class TwinGAN:
 SMALL_WIDTHS = {"raschka_mlp_gan": 10, "raschka_dcgan": 16}  # 4 for all others
 
 
-def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0):
+def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0, twin_gan=TwinGAN):
     """Train both GANs for `steps` generator steps; assert equal losses in each.
 
-    Recipes with several critic steps take 5.
+    Recipes with several critic steps take 5. twin_gan: the class of the twin.
     """
     if recipe.schedule.critic_steps(0) > 1:
         recipe = recipe.with_schedule(critic_steps=lambda step: 5)
     recipe = replace(recipe, steps=steps)  # rates decay over the length of the run
     size, width = 28 if recipe.size == 28 else 16, SMALL_WIDTHS.get(recipe.name, 4)
     gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64)
-    other = TwinGAN(recipe, gan, seed)
+    other = twin_gan(recipe, gan, seed)
     rng = np.random.default_rng(1)
     data = Images(
         rng.integers(0, 256, (50, size, size, 1), np.uint8),

@@ -225,6 +225,7 @@ WITHOUT_COUNTERPART = [
     L.GlobalMeanPool(),
     L.GlobalSumPool(),
     L.PixelNorm(),
+    L.Augment(),
     L.GaussianNoise(0.3),
     L.MinibatchStd(),
     L.EqualizedLR(L.Conv2d(2, 2, 1)),
