@@ -192,26 +192,27 @@ def code_of(recipe: Recipe) -> Iterator[None]:
         raise UserError(located(error) or f"{recipe.file.path}: {described(error)}") from error
 
 
-def check_networks(recipe: Recipe, size: int, channels: int, width: int, N: int = 8) -> None:
-    """Try the recipe of a file with one training step on N images of noise.
+def check_networks(recipe: Recipe, size: int, channels: int, width: int) -> None:
+    """Try the recipe of a file with one training step on up to 8 images of noise.
 
     Raises UserError unless G(z) are images (N, size, size, channels), and D's scores (N, ...);
     and what the code raises.
     """
-    path, nets = recipe.file.path, {}
-    for name in ("generator", "discriminator"):
-        z = {"z": recipe.z} if name == "generator" else {}
-        net = nets[name] = getattr(recipe, name)(size, channels, width, **z)
+    path = recipe.file.path
+    for name, z in (("generator", {"z": recipe.z}), ("discriminator", {})):
+        net = getattr(recipe, name)(size, channels, width, **z)
         if not isinstance(net, Sequential):
             raise UserError(f"the {name} in {path} is no Sequential but a {type(net).__name__}")
     recipe = recipe.with_schedule(critic_steps=one_critic_step)
-    rng = np.random.default_rng(0)
-    zs = [recipe.draw_z(rng, N) for _ in range(1 + recipe.schedule.resample_z)]
-    real = rng.random((N, size, size, channels), np.float32)
-    labels = np.arange(N) % recipe.classes if recipe.classes else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training gives them
         gan = recipe.build(Random(0), size, channels, width)
+        group = (layer := gan.minibatch_std()) and layer.group
+        N = 8 - 8 % min(group or 8, 8)  # a multiple of the groups that D compares
+        rng = np.random.default_rng(0)
+        zs = [recipe.draw_z(rng, N) for _ in range(1 + recipe.schedule.resample_z)]
+        real = rng.random((N, size, size, channels), np.float32)
+        labels = np.arange(N) % recipe.classes if recipe.classes else None
         images, _ = gan.generator.forward(paired(zs[0], labels), train=False)
         if images.shape != real.shape:
             raise UserError(

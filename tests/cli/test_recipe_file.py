@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rawgan.errors import UserError
-from rawgan.models.recipe_file import read_recipe_file
+from rawgan.models.recipe_file import check_networks, read_recipe_file
 from rawgan.models.recipes import RECIPES
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.load import load_generator
@@ -260,6 +260,17 @@ class TestFaults:
         write(tmp_path / "mine.py", (old, new))
         assert message in refused("train", "mine.py", *TINY, "--out", "run")
         assert not Path("run").exists()
+
+    @pytest.mark.parametrize("group", [None, 3, 5, 8, 12])
+    def test_groups_of_any_size(self, tmp_path, group):
+        """The batch of the trial is one that MinibatchStd can divide."""
+        layer = f"MinibatchStd(group={group}),\n        Flatten(),"
+        count = ("Linear(size * size * channels, 2", "Linear(size * size * (channels + 1), 2")
+        imported = ("Linear, Reshape", "Linear, MinibatchStd, Reshape")
+        path = write(
+            tmp_path / "mine.py", ("        Flatten(),", f"        {layer}"), count, imported
+        )
+        check_networks(read_recipe_file(path), 8, 1, 4)
 
     def test_a_size_that_the_networks_do_not_have(self, tmp_path):
         (tmp_path / "mine.py").write_text(
