@@ -148,7 +148,8 @@ def library_recipe(name: str) -> Recipe:
     """Return the recipe of this name. Raises UserError, with the names that there are."""
     if name not in RECIPES:
         raise UserError(
-            f"{name!r} is no recipe; {alternatives(name, RECIPES)}; or a recipe file, FILE.py"
+            f"{name!r} is no recipe to train; {alternatives(name, RECIPES)}, or a recipe file, "
+            "FILE.py"
         )
     return RECIPES[name]
 

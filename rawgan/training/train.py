@@ -234,6 +234,7 @@ def train_imported(
                 save_checkpoint(folder, 0, session.arrays(), session.state_dict(), options.keep)
                 run = RunFolder.reopen(folder, columns_of_tables, 0, periods, config, weights)
                 write_config(folder, config | software())
+                keep_recipe(folder, session.recipe.file)
         print(f"Training the imported networks in {folder} on.", flush=True)
         with recorded(session, run, board) as recorder:
             return train_session(session, recorder), options.steps
