@@ -4,9 +4,12 @@ recipe = RECIPES["dcgan"]       of recipes.py
 gan = recipe.build(Random(0))
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -65,6 +68,23 @@ class Setting:
 DIGITS = Setting(width=32, steps=1500)
 
 
+class RecipeFile(NamedTuple):
+    """The Python file that a recipe was read from: its path, and its content."""
+
+    path: Path
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the content, in hex."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """Return the entry of config.json and of checkpoints."""
+        return {"recipe_sha256": self.sha256}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A GAN at any size, number of channels and width that its networks can take.
@@ -87,6 +107,7 @@ class Recipe:
     bf16                       whether --precision auto may take bfloat16; False for a recipe whose
                                distance in bf16 is outside the spread of its fp32 seeds
     augmentation               of the images that D sees in training; None: none
+    file                       where read_recipe_file read it; None for a recipe of the library
     """
 
     name: str
@@ -115,6 +136,7 @@ class Recipe:
     bf16: bool = True
     departures: tuple[str, ...] = ()
     augmentation: Augmentation | None = None
+    file: RecipeFile | None = field(default=None, repr=False)
 
     @property
     def of_source(self) -> Setting:
@@ -144,7 +166,14 @@ class Recipe:
     @property
     def source_command(self) -> str:
         """Return the command that trains with the setting of the source."""
-        return f"rawgan train {self.name} --source" + ("" if self.data else " --data FOLDER")
+        return f"rawgan train {self.command_name} --source" + (
+            "" if self.data else " --data FOLDER"
+        )
+
+    @property
+    def command_name(self) -> str:
+        """Return what `rawgan train` calls the recipe: its file, or its name."""
+        return str(self.file.path) if self.file else self.name
 
     def build(
         self,

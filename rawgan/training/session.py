@@ -17,7 +17,6 @@ from rawgan.ema import EMA
 from rawgan.errors import UserError, printable
 from rawgan.layers import Sequential, state
 from rawgan.models.recipe import Setting
-from rawgan.models.recipes import RECIPES
 from rawgan.parallel import SINGLE_PROCESS, Ranks
 from rawgan.penalties import Penalties
 from rawgan.random import Random
@@ -168,7 +167,7 @@ class Session:
             "planned": options.path == "planned",
             "precision": options.precision,
             "images": self.fingerprint,
-        }
+        } | (self.recipe.file.entry if self.recipe.file else {})
 
     def require_same_state(self) -> None:
         """Raise UserError unless identity, step and arrays are the same on all ranks."""
@@ -379,7 +378,7 @@ def open_session(options: Options, ranks: Ranks, reason: str = "as requested") -
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {printable(images.source)}.")
     for sentence in images.notes:
         print(f"      The {sentence}.")
-    if RECIPES[options.recipe].classes and images.labels is not None:
+    if options.declared.classes and images.labels is not None:
         print(f"Classes: {len(images.classes)}: {printable(', '.join(images.classes), 200)}.")
     options = with_batch(options, len(images), ranks)
     with warnings.catch_warnings(record=True) as caught:
