@@ -164,6 +164,7 @@ FIELDS = {
     "classes": Field(lambda n: type(n) is int and (n == 0 or n > 1), "0, or 2 and more"),
     **dict.fromkeys(("size", "width", "z", "steps", "channels"), whole(1)),
     "batch": whole(2),
+    **dict.fromkeys(("lr_decay", "bf16"), Field(lambda b: type(b) is bool, "True or False")),
 }
 
 

@@ -223,6 +223,7 @@ class TestFaults:
             ("z=32", "z=32, classes=1", "classes of .* must be 0, or 2 and more"),
             ("z=32", "z=32, draw='uniformly'", "draw of .* must be 'normal' or 'uniform'"),
             ("z=32", "z=32, pixels='bytes'", "pixels of .* must be 'tanh' or 'unit'"),
+            ("z=32", "z=32, lr_decay=1", "lr_decay of .* must be True or False"),
             ("z=32", "z=32, batch=1", "batch of .* must be a whole number from 2"),
         ],
     )  # fmt: skip
