@@ -334,7 +334,7 @@ _ALL = (
         source="Miyato & Koyama 2018 (arXiv:1802.05637), its ResNets, trained as in mimicry",
         generator=conditional(sngan.generator),
         discriminator=conditional(sngan.discriminator),
-        default=Setting(32, 400, lr=1e-3),
+        default=Setting(32, 400, lr=3e-3),
         classes=10,
         departures=(
             *SNGAN_RESNET.departures,

@@ -113,6 +113,14 @@ def test_the_files_used_longest_ago_go(cache, pictures, monkeypatch):
     assert first not in list(cache.iterdir()) and len(list(cache.iterdir())) == 1
 
 
+def test_a_use_is_noted(cache, pictures):
+    load(str(pictures), 8)
+    (file,) = cache.iterdir()
+    os.utime(file, (1, 1))
+    load(str(pictures), 8)
+    assert file.stat().st_mtime > 1
+
+
 def test_a_quick_load_is_not_cached(tmp_path, pictures, monkeypatch):
     monkeypatch.setenv("RAWGAN_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr(decoded, "WORTH", 1e9)

@@ -12,7 +12,7 @@ from scipy.stats import chi2, kstest
 
 from rawgan.layers import parameter_count
 from rawgan.penalties import couples_samples
-from rawgan.toys import TOYS, count_modes, critic, generator, grid, ring
+from rawgan.toys import TOYS, Mixture, count_modes, critic, generator, grid, ring
 from tests.support.process import run_process
 from tests.support.reference import assert_close, assert_same
 
@@ -59,6 +59,10 @@ class TestDistributions:
     def test_spread_as_in_the_papers_code(self):
         assert abs(ring.spread - 1.414) < 1e-3
         assert abs(grid.spread - 2.828) < 2e-3
+
+    def test_spread_of_wide_modes(self):
+        """Centres at +-3 and noise of standard deviation 4: sqrt(9 + 16) along an axis."""
+        assert Mixture(np.array([[3.0, 3.0], [-3.0, -3.0]]), std=4).spread == 5
 
     @toys
     def test_same_seed_same_samples(self, toy):

@@ -69,6 +69,8 @@ class TestEveryRecipe:
         (remark,) = [line for line in lines if line.startswith("Source: ")]
         assert recipe.source_command in remark
         assert f"{recipe.default.steps:,} of {recipe.steps:,} steps" in remark
+        slow = [line for line in lines if line.startswith("Schedule: ")]
+        assert len(slow) == (name == "wgan") and all("100 steps of D" in line for line in slow)
         G, D = counts(name, recipe.default)
         assert any(line.endswith(f"G has {G:,} parameters, D {D:,}.") for line in lines)
         config = json.loads((tmp_path / "config.json").read_text())
