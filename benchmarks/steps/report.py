@@ -228,7 +228,7 @@ def plot(result: dict, path: Path) -> bool:
         layout="constrained",
         sharex=True,
     )
-    colours = dict(zip(PRECISIONS, ("tab:red", "tab:orange", "tab:blue")))
+    colours = dict(zip(PRECISIONS, ("tab:red", "tab:green", "tab:orange", "tab:blue")))
     for axes, (name, ratios) in zip(panels[:, 0], bars.items()):
         shown = [form for form in THEIRS if any(form == theirs for _, theirs in ratios)]
         height = 0.8 / len(PRECISIONS)

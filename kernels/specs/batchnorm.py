@@ -25,7 +25,7 @@ from rawgan.kernels.specs.batchnorm_layers import (
     conv2d_dx_batchnorm_dx,
 )
 from rawgan.kernels.specs.conv import statistics_axes
-from rawgan.kernels.specs.spec import Axes, Spec
+from rawgan.kernels.specs.spec import PRODUCTS, Axes, Spec
 from rawgan.kernels.specs.testing import activated, activated_dx
 from rawgan.ops import conv as conv_ops
 from rawgan.ops import norm as norm_ops
@@ -249,7 +249,7 @@ def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
             ("bfloat16", large[1], {"impl": impl, **keywords})
             for impl, keywords in (("pointer", {}), ("tma", {}), ("tma", {"config": TWO_PROGRAMS}))
         ),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
+        dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         implementations=(
             ("conv2d_dx_kernel", "conv2d_dx_tma_kernel")
             if wrapper.__name__.startswith("conv2d_dx")
