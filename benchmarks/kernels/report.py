@@ -2,7 +2,7 @@
 
 The floor of a row is the larger of two times: its bytes at the measured copy bandwidth and, for
 matrix products, its FLOPs at the measured rate of cuBLAS. A float32 product takes three TF32
-products, one in bf16x3 three bfloat16 products. A cell that was not measured says so, with the reason.
+products, one in bf16x3 three of bfloat16. A cell that was not measured says so, with the reason.
 """
 
 from pathlib import Path

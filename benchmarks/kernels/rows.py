@@ -70,7 +70,11 @@ class Row(NamedTuple):
     def keywords(self) -> dict:
         """The keyword arguments of the wrapper that its reference does not take."""
         impl = {"impl": self.impl} if self.impl else {}
-        return precision_option(self.dtype) | impl | ({} if self.config is None else {"config": self.config})
+        return (
+            precision_option(self.dtype)
+            | impl
+            | ({} if self.config is None else {"config": self.config})
+        )
 
     def __str__(self) -> str:
         sizes = " ".join(f"{name}={value}".replace(" ", "") for name, value in self.sizes.items())

@@ -12,7 +12,7 @@ from rawgan.kernels.batchnorm import (
     batchnorm_infer_act,
     batchnorm_infer_dx,
 )
-from rawgan.kernels.gemm_config import config, small_config
+from rawgan.kernels.gemm_config import TABLES, config, small_config
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.specs.batchnorm_layers import (
     batch_moments,
@@ -210,6 +210,7 @@ def _tile_cases(normalized: str):
 
 # The largest tile, with registers for two programs on a multiprocessor
 TWO_PROGRAMS = config(128, 128, 64, 8, 3) | {"maxnreg": 128}
+SPLIT = TABLES["bf16x3"][0]
 
 
 def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
@@ -248,7 +249,8 @@ def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
         compiles=tuple(
             ("bfloat16", large[1], {"impl": impl, **keywords})
             for impl, keywords in (("pointer", {}), ("tma", {}), ("tma", {"config": TWO_PROGRAMS}))
-        ),
+        )
+        + (("float32", large[1], {"impl": "tma", "precision": "bf16x3", "config": SPLIT}),),
         dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         implementations=(
             ("conv2d_dx_kernel", "conv2d_dx_tma_kernel")

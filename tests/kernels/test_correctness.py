@@ -87,7 +87,13 @@ def test_a_step_that_is_wrong_shows():
     correctness.compare_steps(gradients(4e-5), gradients(1e-6), few, "fp32")
     correctness.compare_steps(gradients(4e-5), gradients(1e-6), few, "bf16x3")
     correctness.compare_steps(gradients(0.2), gradients(1e-6), few, "bf16")
-    for error, name in ((4.1e-6, "fp32"), (4.1e-6, "bf16x3"), (0.2, "tf32"), (0.31, "bf16"), (float("nan"), "bf16")):
+    for error, name in (
+        (4.1e-6, "fp32"),
+        (4.1e-6, "bf16x3"),
+        (0.2, "tf32"),
+        (0.31, "bf16"),
+        (float("nan"), "bf16"),
+    ):
         with pytest.raises(
             ArithmeticError,
             match=r"the gradient of D is .* from float64, .* allowed; the worst parameter: 0\.w",
