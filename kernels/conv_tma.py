@@ -33,8 +33,9 @@ shared memory. As the A operand Triton 3.9 loads it into registers in every step
 112 instructions, where the transposed one has 90 and 86 (conv2d in 128 x 128 tiles, bfloat16,
 sm_90). Of three products the pixels go through registers in both layouts, to be split. As the
 output, a 128 x 64 tile of conv2d has 329 instructions a step instead of 539 in tf32x3 and 217
-instead of 335 in bf16x3, of conv2d_dx 345 instead of 553 and 221 instead of 343; compiled for
-sm_100 tf32x3 would have more, 375 and 357 instead of 296 and 298. No GPU has timed the difference.
+instead of 335 in bf16x3 (of two stages), of conv2d_dx 345 instead of 553 and 221 instead of 343;
+compiled for sm_100 tf32x3 would have more, 375 and 357 instead of 296 and 298. No GPU has timed the
+difference.
 
 The epilogue stays in the accumulator's layout, in which a thread has 32 pixels of 2 channels: sums
 over pixels are additions in registers and two shuffles, and a vector by channel is 2 registers. The

@@ -246,11 +246,12 @@ def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
             launch.cdiv(R, stride) ** 2 * K if up != backward else R * R * C
         ),
         stats=None if backward else 2,
-        compiles=tuple(
-            ("bfloat16", large[1], {"impl": impl, **keywords})
-            for impl, keywords in (("pointer", {}), ("tma", {}), ("tma", {"config": TWO_PROGRAMS}))
-        )
-        + (("float32", large[1], {"impl": "tma", "precision": "bf16x3", "config": SPLIT}),),
+        compiles=(
+            ("bfloat16", large[1], {"impl": "pointer"}),
+            ("bfloat16", large[1], {"impl": "tma"}),
+            ("bfloat16", large[1], {"impl": "tma", "config": TWO_PROGRAMS}),
+            ("float32", large[1], {"impl": "tma", "precision": "bf16x3", "config": SPLIT}),
+        ),
         dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         implementations=(
             ("conv2d_dx_kernel", "conv2d_dx_tma_kernel")

@@ -29,4 +29,8 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
         part = tl.dot(a_hi, b_hi, part)
         return acc + part
     else:
+        tl.static_assert(
+            PRECISION == "tf32x3" or PRECISION == "tf32" or PRECISION == "ieee",
+            "PRECISION must be tf32x3, bf16x3, tf32 or ieee",
+        )
         return tl.dot(a, b, acc, input_precision=PRECISION)

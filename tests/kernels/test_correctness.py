@@ -141,7 +141,7 @@ def test_what_is_checked(monkeypatch):
         assert sorted((row.kernel, row.dtype) for row in kinds[kind]) == sorted(want)
     assert {(step.sizes.width, step.sizes.size) for step in kinds["steps"]} == {(64, 64)} and len(
         kinds["steps"]
-    ) == 6
+    ) == 8
 
 
 def test_correctness_without_a_gpu(tmp_path):
