@@ -22,7 +22,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rawgan.backend import Array, address, array_module
 from rawgan.errors import UserError
-from rawgan.kernels.runtime import driver
+from rawgan.kernels.runtime import driver, interpreter
 from rawgan.kernels.runtime.addresses import address_space
 from rawgan.kernels.runtime.driver import (
     DTYPES,
@@ -269,6 +269,7 @@ def _interpreted(launch: Launch) -> Callable[[], None]:
             "Triton kernels were asked for on NumPy arrays: they need CuPy arrays on an NVIDIA "
             "GPU, or TRITON_INTERPRET=1 in the environment before Python starts"
         )
+    interpreter.speed_up()
     pointers = triton_arguments(
         launch.arguments, lambda a: HostPointer(address(a), DTYPES[a.dtype])
     )
