@@ -77,7 +77,14 @@ STEPS = (
     Step("training", 1, 80, "benchmarks.steps.train_check", needs=TRAINS),
     Step("correctness", 1, 95, "benchmarks.kernels.correctness", toy=("--only", "relu", "adam")),
     Step("tuning bf16", 1, 190, "benchmarks.tune", ("--precision", "bf16"), TOY_TUNING),
-    Step("tuning float32", 2, 135, "benchmarks.tune", ("--precision", "tf32", "fp32"), TOY_TUNING),
+    Step(
+        "tuning float32",
+        2,
+        135,
+        "benchmarks.tune",
+        ("--precision", "tf32", "bf16x3", "fp32"),
+        TOY_TUNING,
+    ),
     Step("steps", 2, 185, "benchmarks.steps", PLAIN, (*PLAIN, "--rounds", "1"), needs=("torch",)),
     Step("ceilings", 2, 15, "benchmarks.kernels.ceilings"),
     Step(

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from rawgan.kernels.tile.batch_stats import store_epilogue
+from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.epilogue import epilogue, in_bounds, load_f32
 
 
@@ -93,7 +94,7 @@ def conv2d_kernel(
             mask=mask_k[:, None] & mask_n[None, :],
             other=0.0,
         )
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        acc = dot(a, b, acc, PRECISION)
 
     # Epilogue
     offs = offs_m[:, None] * K + offs_n[None, :]
@@ -170,7 +171,7 @@ def conv2d_dx_kernel(
             mask=mask_k[:, None] & mask_n[None, :],
             other=0.0,
         )
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        acc = dot(a, b, acc, PRECISION)
 
     # Epilogue; the tiles of all classes count as tiles of one output
     offs = (((n * H + h) * W + v) * C)[:, None] + offs_n[None, :]
@@ -240,7 +241,7 @@ def conv2d_dx_small_c_kernel(
         w_offs = (offs_k * (R * S * C))[:, None] + ((r * S + s) * C + c)[None, :]
         dy = tl.load(dy_ptr + dy_offs, mask=inside[:, None] & mask_k[None, :], other=0.0)
         w = tl.load(w_ptr + w_offs, mask=mask_k[:, None] & mask_tap[None, :], other=0.0)
-        acc = tl.dot(dy, w, acc, input_precision=PRECISION)
+        acc = dot(dy, w, acc, PRECISION)
 
     # Epilogue
     h = i[:, None] * EDGE_H + a[None, :]
@@ -304,7 +305,7 @@ def conv2d_dw_kernel(
             other=0.0,
         )
         b = tl.load(x_ptr + corner[:, None] + term_offs[None, :], mask=inside, other=0.0)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        acc = dot(a, b, acc, PRECISION)
 
     # Epilogue: the partial sum
     partial_ptr = partials_ptr + tl.program_id(1) * K * COLUMNS

@@ -27,13 +27,15 @@ What the sizes have to be:
 BLOCK_K is 64 in bfloat16 and 32 in float32: 128 bytes, the widest swizzle of a TMA tile in shared
 memory.
 
-The accumulator of conv2d and conv2d_dx is transposed, (BLOCK_N, BLOCK_M), but for tf32x3 on
-sm_90: so the tile of pixels is the B operand of wgmma, which is read from shared memory. As the A
-operand Triton 3.9 loads it into registers in every step: 106 registers and 112 instructions, where
-the transposed one has 90 and 86 (conv2d in 128 x 128 tiles, bfloat16, sm_90). In tf32x3 the pixels
-go through registers in both layouts, to be split. As the output, a 128 x 64 tile of conv2d has 329
-instructions a step instead of 539, of conv2d_dx 345 instead of 553; compiled for sm_100 it would
-have more, 375 and 357 instead of 296 and 298. No GPU has timed the difference.
+The accumulator of conv2d and conv2d_dx is transposed, (BLOCK_N, BLOCK_M), but for three products
+(tf32x3, bf16x3) on sm_90: so the tile of pixels is the B operand of wgmma, which is read from
+shared memory. As the A operand Triton 3.9 loads it into registers in every step: 106 registers and
+112 instructions, where the transposed one has 90 and 86 (conv2d in 128 x 128 tiles, bfloat16,
+sm_90). Of three products the pixels go through registers in both layouts, to be split. As the
+output, a 128 x 64 tile of conv2d has 329 instructions a step instead of 539 in tf32x3 and 217
+instead of 335 in bf16x3 (of two stages), of conv2d_dx 345 instead of 553 and 221 instead of 343;
+compiled for sm_100 tf32x3 would have more, 375 and 357 instead of 296 and 298. No GPU has timed the
+difference.
 
 The epilogue stays in the accumulator's layout, in which a thread has 32 pixels of 2 channels: sums
 over pixels are additions in registers and two shuffles, and a vector by channel is 2 registers. The
@@ -53,8 +55,10 @@ import triton
 import triton.language as tl
 
 from rawgan.backend import Array
+from rawgan.kernels.gemm_config import THREE_PRODUCTS
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.batch_stats import BatchGradStats, BatchStats, norm_epilogue
+from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.epilogue import in_bounds
 from rawgan.kernels.tile.merge_stats import merge_stats
 
@@ -140,9 +144,9 @@ def conv2d_tma_kernel(
         w = w_desc.load([k0, step * BLOCK_K])  # C is a multiple of BLOCK_K: no step has two taps
         pixels = tl.reshape(x, (BLOCK_M, BLOCK_K))
         if TRANSPOSED:
-            acc = tl.dot(w, tl.trans(pixels), acc, input_precision=PRECISION)
+            acc = dot(w, tl.trans(pixels), acc, PRECISION)
         else:
-            acc = tl.dot(pixels, tl.trans(w), acc, input_precision=PRECISION)
+            acc = dot(pixels, tl.trans(w), acc, PRECISION)
 
     # Epilogue, in the layout of the accumulator
     offs_n = k0 + tl.arange(0, BLOCK_N)
@@ -230,9 +234,9 @@ def conv2d_dx_tma_kernel(
         w = w_desc.load([k, w_column])
         pixels = tl.reshape(dy, (BLOCK_M, BLOCK_K))
         if TRANSPOSED:
-            acc = tl.dot(tl.trans(w), tl.trans(pixels), acc, input_precision=PRECISION)
+            acc = dot(tl.trans(w), tl.trans(pixels), acc, PRECISION)
         else:
-            acc = tl.dot(pixels, w, acc, input_precision=PRECISION)
+            acc = dot(pixels, w, acc, PRECISION)
 
     # Epilogue, in the layout of the accumulator; all classes' tiles count as tiles of one output
     offs_n = c0 + tl.arange(0, BLOCK_N)
@@ -300,9 +304,7 @@ def conv2d_dw_tma_kernel(
         else:
             dy = tl.reshape(dy_desc.load([n0, p0, q0, k0]), (BLOCK_K, BLOCK_M))
         x = x_desc.load([n0, p0 + down, residue_h, q0 + right, residue_w * C + c0])
-        acc = tl.dot(
-            tl.trans(dy), tl.reshape(x, (BLOCK_K, BLOCK_N)), acc, input_precision=PRECISION
-        )
+        acc = dot(tl.trans(dy), tl.reshape(x, (BLOCK_K, BLOCK_N)), acc, PRECISION)
 
     # Epilogue: the partial sum
     offs_m = k0 + tl.arange(0, BLOCK_M)
@@ -334,7 +336,7 @@ def accumulator(x: Array, precision: str) -> dict[str, int]:
     be exchanged between threads.
     """
     capability = launch.capability(x)
-    transposed = x.itemsize == 2 or precision != "tf32x3" or capability >= 100
+    transposed = x.itemsize == 2 or precision not in THREE_PRODUCTS or capability >= 100
     return {"TRANSPOSED": transposed, "PARTS": 2 if transposed and capability < 100 else 1}
 
 

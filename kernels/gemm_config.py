@@ -5,7 +5,8 @@ Every GEMM wrapper takes out=, an array to write to, precision= and config=. For
 
     tf32x3   three TF32 products on the tensor cores, relative error at most 3 2^-22 of a product
              where float32 has 2^-24 (the default)
-    tf32     one TF32 product: 11 bits of each factor, the others are cut off
+    bf16x3   three bfloat16 products (tile/dot.py), at most 2^-15 of a product
+    tf32     one TF32 product: 11 bits of each factor, the others are cut off; at most 2^-10
     ieee     float32 arithmetic without tensor cores
 
 Accumulators are float32 in any case. `config` replaces the configuration that was measured for the
@@ -50,10 +51,12 @@ TABLES = {
         config(32, 32, 32, 4, 4),
     ),
     "tf32x3": (config(128, 64, 32, 8, 2), config(64, 64, 32, 4, 2), config(32, 32, 32, 4, 2)),
+    "bf16x3": (config(128, 64, 32, 8, 3), config(64, 64, 32, 4, 3), config(32, 32, 32, 4, 3)),
     "ieee": (config(64, 64, 16, 4, 2), config(32, 32, 16, 4, 2)),
 }
 
-PRECISIONS = ("tf32x3", "tf32", "ieee")  # of the products of float32 arrays
+PRECISIONS = ("tf32x3", "bf16x3", "tf32", "ieee")  # of the products of float32 arrays
+THREE_PRODUCTS = ("tf32x3", "bf16x3")  # each factor is split in registers
 MOST_STAGES = 6
 BARRIERS = 1024  # bytes of shared memory kept for the barriers of the pipeline
 

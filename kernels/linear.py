@@ -20,6 +20,7 @@ from rawgan.backend import Array
 from rawgan.kernels.gemm_config import pick, split, table, without_split
 from rawgan.kernels.gemm_table import GemmKey, epilogue_name, gemm_key, measured
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.epilogue import epilogue, in_bounds, load_f32
 from rawgan.kernels.tile.reduce import sum_partials_parallel
 
@@ -63,7 +64,7 @@ def matmul_kernel(
             b_offs = offs_k[:, None] * N + offs_n[None, :]
         a = tl.load(a_ptr + a_offs, mask=mask_m[:, None] & mask_k[None, :], other=0.0)
         b = tl.load(b_ptr + b_offs, mask=mask_k[:, None] & mask_n[None, :], other=0.0)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+        acc = dot(a, b, acc, PRECISION)
 
     # Epilogue
     mask = mask_m[:, None] & mask_n[None, :]

@@ -9,8 +9,8 @@ class Precision(NamedTuple):
     """The dtype of activations and weights in memory, and how a matrix product is computed.
 
     dtype      "float32", or "uint16": the bits of bfloat16
-    products   input precision of tl.dot: "tf32x3" (three TF32 products, close to float32), "tf32"
-               or "ieee" (bfloat16 factors, float32 sums)
+    products   of float32 arrays as three TF32 products (close to float32), three bfloat16 products
+               or one TF32 product: "tf32x3", "bf16x3" or "tf32"; of bfloat16 arrays "ieee"
     """
 
     dtype: str
@@ -19,6 +19,7 @@ class Precision(NamedTuple):
 
 PRECISIONS = {
     "fp32": Precision("float32", "tf32x3"),
+    "bf16x3": Precision("float32", "bf16x3"),
     "tf32": Precision("float32", "tf32"),
     "bf16": Precision("uint16", "ieee"),
 }

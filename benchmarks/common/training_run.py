@@ -16,8 +16,9 @@ ARRAYS = "arrays"  # value of `precision` that selects GAN.train_step on arrays
 class TrainingRun:
     """A GAN with its data, trained by one of the two paths.
 
-    `precision`: "fp32", "tf32" or "bf16" for the planned step, or ARRAYS. Both paths start from the
-    same weights and use the same real images; the planned step draws z and fake labels on the GPU.
+    `precision`: one of rawgan.precision.PRECISIONS for the planned step, or ARRAYS. Both paths
+    start from the same weights and use the same real images; the planned step draws z and fake
+    labels on the GPU.
     """
 
     def __init__(

@@ -46,6 +46,7 @@ from benchmarks.kernels.rows import (
 from rawgan.errors import UserError
 from rawgan.kernels import all_specs
 from rawgan.kernels.runtime.compile import Job, compile_all
+from rawgan.kernels.specs.spec import PRODUCTS
 
 DRY = {"name": "no GPU (dry run)", "capability": 90}
 NOTHING = {"not_measured": "a dry run measures nothing"}
@@ -119,7 +120,7 @@ def alive(clock) -> bool:
 
 
 def measure_reference(row: Row, call: Call, clock) -> dict:
-    if row.dtype in ("bfloat16", "tf32"):
+    if row.dtype in ("bfloat16", *PRODUCTS):
         return {"not_measured": f"NumPy's formulas know no {row.dtype}"}
     try:
         return measure(clock, call.reference)

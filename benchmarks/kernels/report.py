@@ -2,7 +2,7 @@
 
 The floor of a row is the larger of two times: its bytes at the measured copy bandwidth and, for
 matrix products, its FLOPs at the measured rate of cuBLAS. A float32 product takes three TF32
-products. A cell that was not measured says so, with the reason.
+products, one in bf16x3 three of bfloat16. A cell that was not measured says so, with the reason.
 """
 
 from pathlib import Path
@@ -20,12 +20,14 @@ RATES = {
     "bfloat16": ("bfloat16", 1),
     "float16": ("bfloat16", 1),
     "tf32": ("tf32", 1),
+    "bf16x3": ("bfloat16", 3),
     "float32": ("tf32", 3),
 }
 COLOURS = {
     "bfloat16": "tab:blue",
     "float16": "tab:cyan",
     "tf32": "tab:orange",
+    "bf16x3": "tab:green",
     "float32": "tab:red",
 }
 MARKERS = "o^vsDPX*<>hp"

@@ -37,7 +37,12 @@ from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
 
 # precision: (bytes per number, name of its ceiling, tensor-core products per product)
-PRECISIONS = {"float32": (4, "tf32", 3), "tf32": (4, "tf32", 1), "bfloat16": (2, "bfloat16", 1)}
+PRECISIONS = {
+    "float32": (4, "tf32", 3),
+    "bf16x3": (4, "bfloat16", 3),
+    "tf32": (4, "tf32", 1),
+    "bfloat16": (2, "bfloat16", 1),
+}
 
 
 class Kernel(NamedTuple):

@@ -20,11 +20,10 @@ from rawgan.errors import UserError
 from rawgan.kernels import all_specs, gemm_config
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.runtime.compile import Job
-from rawgan.kernels.specs.spec import Spec
+from rawgan.kernels.specs.spec import PRODUCTS, Spec, array_dtype, precision_option
 from rawgan.kernels.specs.testing import float64
 from rawgan.kernels.specs.tolerance import spec_tolerance
 
-ITEMSIZE = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 SMALL = 2**21  # number of values below which the reference runs on NumPy, as in the tests
 NORMAL = np.random.default_rng(11).normal(size=999_983).astype(np.float32)
 TILE = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
@@ -64,18 +63,18 @@ class Row(NamedTuple):
     @property
     def table(self) -> tuple[launch.Config, ...]:
         """The configurations that the kernel chooses from."""
-        return gemm_config.table(
-            *{"tf32": ("float32", "tf32"), "bfloat16": ("uint16", "tf32x3")}.get(
-                self.dtype, (self.dtype, "tf32x3")
-            )
-        )
+        precision = precision_option(self.dtype).get("precision", "tf32x3")
+        return gemm_config.table(array_dtype(self.dtype), precision)
 
     @property
     def keywords(self) -> dict:
         """The keyword arguments of the wrapper that its reference does not take."""
-        precision = {"precision": "tf32"} if self.dtype == "tf32" else {}
         impl = {"impl": self.impl} if self.impl else {}
-        return precision | impl | ({} if self.config is None else {"config": self.config})
+        return (
+            precision_option(self.dtype)
+            | impl
+            | ({} if self.config is None else {"config": self.config})
+        )
 
     def __str__(self) -> str:
         sizes = " ".join(f"{name}={value}".replace(" ", "") for name, value in self.sizes.items())
@@ -89,7 +88,7 @@ class Row(NamedTuple):
 
 def multiplies(spec: Spec) -> bool:
     """Return whether a kernel is a matrix product: it then takes precision= and config=."""
-    return "tf32" in spec.dtypes
+    return set(PRODUCTS) <= set(spec.dtypes)
 
 
 def configuration(config: launch.Config) -> str:
@@ -158,7 +157,7 @@ def describe(row: Row) -> dict:
         "config": row.config,
         "product": multiplies(row.spec),
         "flops": int(row.spec.flops(**row.sizes)),
-        "bytes": int(row.spec.traffic(ITEMSIZE[row.dtype], **row.sizes)),
+        "bytes": int(row.spec.traffic(np.dtype(array_dtype(row.dtype)).itemsize, **row.sizes)),
     }
 
 
@@ -175,7 +174,7 @@ def arrays(dtype: str) -> Callable[..., np.ndarray]:
         return (
             (a.view(np.uint32) >> 16).astype(np.uint16)
             if dtype == "bfloat16"
-            else a.astype({"tf32": "float32"}.get(dtype, dtype))
+            else a.astype(array_dtype(dtype))
         )
 
     return array
@@ -188,9 +187,7 @@ def launches(row: Row, capability: int, multiprocessors: int | None = None) -> l
     """
 
     def zeros(*shape, dtype=None):
-        return np.zeros(
-            shape, dtype or {"bfloat16": "uint16", "tf32": "float32"}.get(row.dtype, row.dtype)
-        )
+        return np.zeros(shape, array_dtype(dtype or row.dtype))
 
     args, options = row.spec.make(zeros, **row.sizes)
     target = launch.compile_only(capability, multiprocessors)

@@ -40,6 +40,9 @@ from rawgan.planned.player import Player
 from rawgan.precision import PRECISIONS
 
 PLAIN = "NumPy float32"
+# Relative error of the products in `kinks`: 4 times the largest of tf32x3, the largest of bf16x3,
+# which is 7 times its root mean square
+PERTURBED = {"fp32": 4 * 3 * 2**-22, "bf16x3": 2**-15}
 INTERPRETER = {
     "name": "interpreter",
     "emulated": "Triton's interpreter; NumPy cuts factors to TF32, or rounds them to bfloat16",
@@ -189,14 +192,16 @@ def moved_products(by: float) -> Iterator[None]:
         yield
 
 
-def kinks(case: Case, drawn: Given, want: tuple, device: Device = CPU) -> dict[str, float]:
-    """Return {player: error of float64 gradients if products have 4 times tf32x3's error}.
+def kinks(
+    case: Case, drawn: Given, want: tuple, precision: str, device: Device = CPU
+) -> dict[str, float]:
+    """Return {player: error of float64 gradients if products have the error PERTURBED}.
 
     A gradient is discontinuous where a pre-activation of ReLU or LeakyReLU changes its sign, and of
     some 10^7 pre-activations a few are closer to 0 than any rounding error. This perturbation, not
-    a multiple of a rounding error, therefore bounds the error of a correct gradient in float32.
+    a multiple of a rounding error, therefore bounds the error of a correct gradient in `precision`.
     """
-    with moved_products(4 * 3 * 2**-22):
+    with moved_products(PERTURBED[precision]):
         row = compare(plain(case, drawn, np.float64, device), want)
     return {player: row[player]["error"] for player in ("D", "G")}
 
@@ -259,8 +264,8 @@ def rows(name: str, case: Case, device: Device) -> Iterator[dict]:
                 }
             row = {**head, "precision": precision, **compare(got, want)}
             # at toy size no pre-activation is so close to 0
-            if precision == "fp32" and device.name == "gpu":
-                row["kinks"] = kinks(case, drawn, want)
+            if precision in PERTURBED and device.name == "gpu":
+                row["kinks"] = kinks(case, drawn, want, precision)
             yield row
         except Exception as wrong:
             yield {**head, "precision": precision, **why(wrong)}

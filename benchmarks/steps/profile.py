@@ -24,7 +24,8 @@ from rawgan.backend import address
 from rawgan.kernels.runtime.launch import Launch, arrays
 from rawgan.precision import PRECISIONS
 
-NAMES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16"}  # names in roofline.py
+# Names in roofline.py
+NAMES = {"fp32": "float32", "bf16x3": "bf16x3", "tf32": "tf32", "bf16": "bfloat16"}
 
 
 def flops(launch: Launch) -> int:

@@ -228,16 +228,18 @@ def plot(result: dict, path: Path) -> bool:
         layout="constrained",
         sharex=True,
     )
-    colours = dict(zip(PRECISIONS, ("tab:red", "tab:orange", "tab:blue")))
+    colours = dict(zip(PRECISIONS, ("tab:red", "tab:green", "tab:orange", "tab:blue")))
+    timed = {precision for ratios in bars.values() for precision, _ in ratios}
+    precisions = [precision for precision in PRECISIONS if precision in timed]
     for axes, (name, ratios) in zip(panels[:, 0], bars.items()):
         shown = [form for form in THEIRS if any(form == theirs for _, theirs in ratios)]
-        height = 0.8 / len(PRECISIONS)
-        for i, precision in enumerate(PRECISIONS):
+        height = 0.8 / len(precisions)
+        for i, precision in enumerate(precisions):
             for place, form in enumerate(shown):
                 if (ratio := ratios.get((precision, form))) is None:
                     continue
                 y, errors = (
-                    place + (i - 1) * height,
+                    place + (i - (len(precisions) - 1) / 2) * height,
                     [[ratio["median"] - ratio["min"]], [ratio["max"] - ratio["median"]]],
                 )
                 axes.barh(
@@ -254,10 +256,10 @@ def plot(result: dict, path: Path) -> bool:
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.set_title(f"{name}, batch {CASES[name].batch}", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[precision]) for precision in PRECISIONS]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[precision]) for precision in precisions]
     panels[0, 0].legend(
         handles,
-        [f"ours in {precision}" for precision in PRECISIONS],
+        [f"ours in {precision}" for precision in precisions],
         fontsize=8,
         loc="best",
         frameon=False,

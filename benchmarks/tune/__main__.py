@@ -38,8 +38,8 @@ def main() -> int:
 
     options = parser(__doc__, minutes=7)
     add_choices(options, "--case", CASES, "CASE")
-    add_choices(options, "--precision", ["bf16", "tf32", "fp32"], "PRECISION")
-    assert set(PRECISIONS) == {"bf16", "tf32", "fp32"}
+    add_choices(options, "--precision", ["bf16", "tf32", "bf16x3", "fp32"], "PRECISION")
+    assert set(PRECISIONS) == {"bf16", "tf32", "bf16x3", "fp32"}
     options.add_argument(
         "--candidates",
         type=int,

@@ -5,7 +5,14 @@ Those that a wrapper refuses for the sizes of a launch are dropped later, by rec
 
 from typing import NamedTuple
 
-from rawgan.kernels.gemm_config import BARRIERS, Config, config, small_config, stage_bytes
+from rawgan.kernels.gemm_config import (
+    BARRIERS,
+    THREE_PRODUCTS,
+    Config,
+    config,
+    small_config,
+    stage_bytes,
+)
 from rawgan.kernels.gemm_table import IMPLEMENTATIONS, SPLITS, GemmKey
 from rawgan.kernels.runtime.driver import SHARED_MEMORY
 
@@ -47,7 +54,7 @@ TILES = {
     ),
 }
 # Three products of operands that are split in registers: smaller tiles, fewer stages
-TF32X3_TILES = TILES | {
+THREE_PRODUCTS_TILES = TILES | {
     "tma": (
         (128, 64, 8, 2),
         (128, 64, 8, 4),
@@ -91,8 +98,8 @@ def candidates(key: GemmKey, rule_split: int, capability: int) -> list[Candidate
     rule_split: the parts of its sum by the rule; others are tried where the sum is split.
     """
     itemsize = 2 if key.products in ("bfloat16", "float16") else 4
-    block_k = 128 // itemsize  # 128 bytes, the widest swizzle; tf32x3: specs/tolerance.py CHUNK
-    table = TF32X3_TILES if key.products == "tf32x3" else TILES
+    block_k = 128 // itemsize  # 128 bytes, the widest swizzle; specs/tolerance.py CHUNK
+    table = THREE_PRODUCTS_TILES if key.products in THREE_PRODUCTS else TILES
     result = [RULE]
     for impl in IMPLEMENTATIONS[key.operation]:
         tiles = [tile for tile in table[impl] if fits_output(key, *tile[:2])]

@@ -15,7 +15,8 @@ from rawgan.kernels.gemm_table import GemmKey
 from rawgan.kernels.runtime import launch
 
 # Measured on an H200: FLOP/s by products, bytes/s of a copy, seconds of a launch without work
-RATES = {"bfloat16": 800e12, "float16": 800e12, "tf32": 379e12, "tf32x3": 379e12 / 3}
+RATES = {"bfloat16": 800e12, "float16": 800e12, "tf32": 379e12}
+RATES |= {"bf16x3": RATES["bfloat16"] / 3, "tf32x3": RATES["tf32"] / 3}
 COPY, START = 4.25e12, 5e-6
 
 

@@ -10,6 +10,7 @@ from rawgan.kernels.gemm_table import GemmKey
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.runtime.addresses import address_space
 from rawgan.kernels.runtime.launch import cdiv
+from rawgan.kernels.specs.spec import PRODUCTS
 from rawgan.kernels.specs.testing import activated, activated_dx, float64
 from rawgan.kernels.specs.tolerance import kernel_tolerance, loss_of_sum, statistics_tolerance
 from rawgan.kernels.tile.batch_stats import BatchGradStats, BatchStats
@@ -161,7 +162,7 @@ class Problem:
         terms = self.product(a * 0 + 1, b * 0 + 1)
         name = {"tf32x3": "float32", "ieee": "float32"}.get(self.key.products, self.key.products)
         held = "float32" if self.key.epilogue == "partials" else name
-        held = "tf32" if name == "tf32" else held
+        held = name if name in PRODUCTS else held
         if self.bias is not None:
             total = total + float64(self.bias)
         loss = loss_of_sum(name, int(terms.max()))
@@ -195,7 +196,7 @@ class Problem:
         allowed = kernel_tolerance(held, dp.reshape(total.shape), bound, terms)
         outputs = [(dp.reshape(total.shape), allowed)]
         for value in (means, sums[1].sum(0), sums[0].sum(0)):
-            error = kernel_tolerance("tf32" if held == "tf32" else "float32", value)
+            error = kernel_tolerance(held if held in PRODUCTS else "float32", value)
             outputs.append((value, error + loss * (abs(value) + abs(value).max())))
         return outputs
 

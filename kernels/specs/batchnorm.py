@@ -12,7 +12,7 @@ from rawgan.kernels.batchnorm import (
     batchnorm_infer_act,
     batchnorm_infer_dx,
 )
-from rawgan.kernels.gemm_config import config, small_config
+from rawgan.kernels.gemm_config import TABLES, config, small_config
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.specs.batchnorm_layers import (
     batch_moments,
@@ -25,7 +25,7 @@ from rawgan.kernels.specs.batchnorm_layers import (
     conv2d_dx_batchnorm_dx,
 )
 from rawgan.kernels.specs.conv import statistics_axes
-from rawgan.kernels.specs.spec import Axes, Spec
+from rawgan.kernels.specs.spec import PRODUCTS, Axes, Spec
 from rawgan.kernels.specs.testing import activated, activated_dx
 from rawgan.ops import conv as conv_ops
 from rawgan.ops import norm as norm_ops
@@ -210,6 +210,7 @@ def _tile_cases(normalized: str):
 
 # The largest tile, with registers for two programs on a multiprocessor
 TWO_PROGRAMS = config(128, 128, 64, 8, 3) | {"maxnreg": 128}
+SPLIT = TABLES["bf16x3"][0]
 
 
 def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
@@ -245,11 +246,13 @@ def _layer_spec(wrapper, reference, up: bool, backward: bool) -> Spec:
             launch.cdiv(R, stride) ** 2 * K if up != backward else R * R * C
         ),
         stats=None if backward else 2,
-        compiles=tuple(
-            ("bfloat16", large[1], {"impl": impl, **keywords})
-            for impl, keywords in (("pointer", {}), ("tma", {}), ("tma", {"config": TWO_PROGRAMS}))
+        compiles=(
+            ("bfloat16", large[1], {"impl": "pointer"}),
+            ("bfloat16", large[1], {"impl": "tma"}),
+            ("bfloat16", large[1], {"impl": "tma", "config": TWO_PROGRAMS}),
+            ("float32", large[1], {"impl": "tma", "precision": "bf16x3", "config": SPLIT}),
         ),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
+        dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         implementations=(
             ("conv2d_dx_kernel", "conv2d_dx_tma_kernel")
             if wrapper.__name__.startswith("conv2d_dx")

@@ -5,7 +5,7 @@ from math import prod
 from rawgan.kernels.conv import conv2d, conv2d_dw, conv2d_dx
 from rawgan.kernels.gemm_config import small_config
 from rawgan.kernels.runtime.launch import cdiv
-from rawgan.kernels.specs.spec import EXACT, Axes, Spec
+from rawgan.kernels.specs.spec import EXACT, PRODUCTS, Axes, Spec
 from rawgan.kernels.specs.testing import activated_dx, compiles
 from rawgan.ops import conv as ops
 from rawgan.ops.conv import output_size, pads, pair
@@ -117,7 +117,7 @@ def _spec(wrapper, names, form, reference=None, extra=()) -> Spec:
         flops=_flops,
         compiles=compiles(LARGE, SMALL_C, ("pointer", "tma"))
         + ((("bfloat16", LARGE | BELOW, {}),) if wrapper is not conv2d_dw else ()),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
+        dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         bilinear_reference=form,
         implementations=(f"{name}_kernel", f"{name}_tma_kernel", "matmul_kernel", *small_c),
     )

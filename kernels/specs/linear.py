@@ -1,7 +1,7 @@
 """Specs of linear.py."""
 
 from rawgan.kernels.linear import linear, linear_dw, linear_dx
-from rawgan.kernels.specs.spec import Axes, Spec
+from rawgan.kernels.specs.spec import PRODUCTS, Axes, Spec
 from rawgan.kernels.specs.testing import activated_dx, compiles
 from rawgan.ops import linear as ops
 
@@ -20,7 +20,7 @@ def _spec(wrapper, reference, make, cases, benchmarks, bilinear_reference=None) 
             {"N": 1024, "C": 512, "K": 512},
             {"N": 64, "C": 100, "K": 3} if wrapper is linear else None,
         ),
-        dtypes=("float32", "tf32", "float16", "bfloat16"),
+        dtypes=("float32", *PRODUCTS, "float16", "bfloat16"),
         bilinear_reference=bilinear_reference or reference,
     )
 

@@ -11,6 +11,7 @@ Case = dict  # keywords of Spec.make: sizes and options
 Axes = dict[
     str, tuple[int, int]
 ]  # {axis of a grid: (its extent, size of a program's tile along it)}
+PRODUCTS = ("bf16x3", "tf32")  # dtypes of a Spec: float32 arrays whose products are computed so
 EXACT = 1  # the tile size of an axis whose last tile cannot be ragged
 
 
@@ -29,7 +30,7 @@ class Spec:
     traffic             traffic(itemsize, **case): the bytes to be read and written
     flops               flops(**case): the floating-point operations
     compiles            (dtype, case, keywords of the wrapper alone), one per configuration
-    dtypes              "tf32" is float32 whose products are of TF32 numbers
+    dtypes              those of PRODUCTS are float32 arrays
     bilinear_reference  of a product: the reference without bias and activation. On the absolute
                         values of the arguments it bounds the error
     writes              positions of the arguments that the wrapper writes
@@ -61,4 +62,14 @@ class Spec:
 
     def output_dtype(self, i: int, dtype: str) -> str:
         """Return the dtype of the i-th array that the wrapper returns on arrays in `dtype`."""
-        return "float32" if i in self.float32 or dtype == "tf32" else dtype
+        return "float32" if i in self.float32 or dtype in PRODUCTS else dtype
+
+
+def array_dtype(dtype: str) -> str:
+    """Return the dtype in NumPy of arrays in a dtype of a Spec."""
+    return {"bfloat16": "uint16", **dict.fromkeys(PRODUCTS, "float32")}.get(dtype, dtype)
+
+
+def precision_option(dtype: str) -> dict[str, str]:
+    """Return the keyword of a wrapper for a dtype of a Spec: precision=, where it is not fp32."""
+    return {"precision": dtype} if dtype in PRODUCTS else {}

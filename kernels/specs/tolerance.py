@@ -6,15 +6,18 @@ Needs NumPy alone: neither Triton nor PyTorch.
 import numpy as np
 
 from rawgan.backend import array_module
+from rawgan.kernels.specs.spec import PRODUCTS
 
-# dtypes that NumPy lacks: (a dtype that it has, how many times coarser their rounding is)
-ROUNDING = {"tf32": ("float16", 1), "bfloat16": ("float16", 8)}
+# dtypes that NumPy lacks: (a dtype that it has, how many times coarser their rounding is).
+# bf16x3 sums in float32; the loss of its products is PRODUCT_ERROR
+ROUNDING = {"bf16x3": ("float32", 1), "tf32": ("float16", 1), "bfloat16": ("float16", 8)}
 
-STEP = {"float32": 8, "tf32": 8, "float16": 16, "bfloat16": 16}  # products per tensor-core addition
-CHUNK = 32  # BLOCK_K of the tf32x3 table in kernels/gemm_config.py
+# Products per tensor-core addition
+STEP = {"float32": 8, "tf32": 8, "bf16x3": 16, "float16": 16, "bfloat16": 16}
+CHUNK = 32  # BLOCK_K of three products in kernels/gemm_config.py
 
 # The relative error of a product of two float32 numbers on tensor cores: kernels/gemm_config.py
-PRODUCT_ERROR = {"float32": 3 * 2**-22, "tf32": 2**-10}
+PRODUCT_ERROR = {"float32": 3 * 2**-22, "bf16x3": 2**-15, "tf32": 2**-10}
 
 
 def tolerance(dtype, want, terms=1, bound=None, scale=None, order=1):
@@ -45,13 +48,15 @@ def kernel_tolerance(dtype, want, bound=None, terms=None):
     """Return `tolerance` for an output of a kernel; dtype is one of a Spec's `dtypes`.
 
     bound and terms where the kernel is bilinear. A product of float32 numbers loses up to 3 2^-22
-    on tensor cores (tf32x3), three times the rounding that `tolerance` allows for.
+    on tensor cores (tf32x3), three times the rounding that `tolerance` allows for. In bf16x3 each
+    loses up to 2^-15, so their sum up to 2^-15 bound, besides the rounding of float32.
     """
     coarser = 3 if dtype == "float32" and bound is not None else 1
     base, coarser = ROUNDING.get(dtype, (dtype, coarser))
     if bound is None:
         return tolerance(base, want, coarser**2)
-    return tolerance(base, want, coarser**2 * array_module(terms).maximum(terms, 1), bound)
+    allowed = tolerance(base, want, coarser**2 * array_module(terms).maximum(terms, 1), bound)
+    return allowed + PRODUCT_ERROR[dtype] * bound if dtype == "bf16x3" else allowed
 
 
 def loss_of_sum(dtype: str, terms: int) -> float:
@@ -64,14 +69,15 @@ def loss_of_sum(dtype: str, terms: int) -> float:
         loss = PRODUCT_ERROR + (terms / STEP) 2^-24
 
     for factors of random signs, whose partial sums are in the root mean square no larger than the
-    sum. Of float32 operands the three TF32 products are summed CHUNK terms at a time, a BLOCK_K,
-    and the sums of the chunks are rounded: only those lose.
+    sum. The three products of float32 operands are summed CHUNK terms at a time, a BLOCK_K, and
+    the sums of the chunks are rounded: only those lose.
     """
     if not terms:
         return 0.0
-    steps = (
-        3 * -(-min(terms, CHUNK) // STEP[dtype]) if dtype == "float32" else -(-terms // STEP[dtype])
-    )
+    if dtype in ("float32", "bf16x3"):
+        steps = 3 * -(-min(terms, CHUNK) // STEP[dtype])
+    else:
+        steps = -(-terms // STEP[dtype])
     return PRODUCT_ERROR.get(dtype, 0.0) + steps * 2.0**-24
 
 
@@ -107,5 +113,5 @@ def spec_tolerance(spec, case, dtype, i, held, want, bound=None, terms=None):
     loss = loss_of_sum(dtype, spec.terms(**case)) if spec.terms and held == "float32" else 0.0
     if i == spec.stats:
         return statistics_tolerance(want, loss)
-    allowed = kernel_tolerance("tf32" if dtype == "tf32" else held, want, bound, terms)
+    allowed = kernel_tolerance(dtype if dtype in PRODUCTS else held, want, bound, terms)
     return allowed + loss * (abs(want) + abs(want).max()) if loss else allowed

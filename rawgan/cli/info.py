@@ -49,7 +49,8 @@ def command(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="of the products: fp32, tf32 or bf16; the one that auto takes here unless given"
+            help="of the products: fp32, bf16x3, tf32 or bf16; "
+            "the one that auto takes here unless given"
         ),
     ] = None,
     source: Annotated[

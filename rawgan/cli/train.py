@@ -117,7 +117,7 @@ def command(
     precision: Annotated[
         str,
         typer.Option(
-            metavar="auto|fp32|tf32|bf16",
+            metavar="auto|fp32|bf16x3|tf32|bf16",
             help="of a planned step; "
             "auto: bf16 on a GPU of compute capability 8.0 or more, else fp32",
         ),

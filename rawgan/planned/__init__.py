@@ -46,9 +46,10 @@ def plan_step(
     """Return the training step of a GAN as a plan.
 
     images (n, H, W, C) uint8, where the networks are; labels (n,) integers for a conditional GAN.
-    seed: of z, its labels, Dropout and the penalty's points. precision: fp32, tf32 or bf16.
-    batches: rows of indices that are fed at a time. disable: names of fusions (`fusions` of the
-    step) to compute without, to measure what they are worth. average: of G, updated by every step.
+    seed: of z, its labels, Dropout and the penalty's points. precision: one of
+    rawgan.precision.PRECISIONS. batches: rows of indices that are fed at a time. disable: names of
+    fusions (`fusions` of the step) to compute without, to measure what they are worth. average: of
+    G, updated by every step.
     Raises UserError, naming it, for what cannot be planned.
     """
     return step_class(gan)(

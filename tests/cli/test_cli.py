@@ -156,7 +156,7 @@ class TestInfo:
         """`info` of a plan needs a recipe or a run, and reports one that cannot be planned."""
         refused(("info", "nowhere"), "nowhere is no recipe and no run folder", "dcgan")
         refused(("info", "--batch", 3), "rawgan info RECIPE --batch 3")
-        refused(("info", "dcgan", "--precision", "fp8"), "choose auto, fp32, tf32, bf16")
+        refused(("info", "dcgan", "--precision", "fp8"), "choose auto, fp32, bf16x3, tf32, bf16")
         refused(("info", "dcgan", "--size", 33), "size 33 cannot be reached")
         refused(("info", "dcgan", "--size", 4096, "--width", 4096), "not enough memory")
         monkeypatch.setitem(RECIPES, "wgan_gp", replace(RECIPES["wgan_gp"], penalty=R1()))

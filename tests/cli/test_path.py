@@ -154,6 +154,7 @@ class TestPrecision:
             ),
             ("auto", (10, 3), True, "fp32", "; the recipe dcgan excludes bf16"),
             ("tf32", (9, 0), False, "tf32", ""),
+            ("bf16x3", (9, 0), False, "bf16x3", ""),
             ("bf16", (9, 0), True, "bf16", ""),
         ],
     )

@@ -85,8 +85,15 @@ def test_a_step_that_is_wrong_shows():
     none, few = ({"D": error, "G": error} for error in (1e-6, 1e-4))
     correctness.compare_steps(gradients(4e-6), gradients(1e-6), none, "fp32")
     correctness.compare_steps(gradients(4e-5), gradients(1e-6), few, "fp32")
+    correctness.compare_steps(gradients(4e-5), gradients(1e-6), few, "bf16x3")
     correctness.compare_steps(gradients(0.2), gradients(1e-6), few, "bf16")
-    for error, name in ((4.1e-6, "fp32"), (0.2, "tf32"), (0.31, "bf16"), (float("nan"), "bf16")):
+    for error, name in (
+        (4.1e-6, "fp32"),
+        (4.1e-6, "bf16x3"),
+        (0.2, "tf32"),
+        (0.31, "bf16"),
+        (float("nan"), "bf16"),
+    ):
         with pytest.raises(
             ArithmeticError,
             match=r"the gradient of D is .* from float64, .* allowed; the worst parameter: 0\.w",
@@ -110,7 +117,7 @@ def test_a_gradient_jumps_at_a_kink():
     )
     want = precision.plain(case, drawn, np.float64)
     assert precision.compare(precision.plain(case, drawn, np.float64), want)["D"]["error"] == 0
-    jumps = precision.kinks(case, drawn, want)
+    jumps = precision.kinks(case, drawn, want, "fp32")
     assert 2**-22 < jumps["D"] < 2**-5 and 2**-22 < jumps["G"] < 2**-5
     assert (
         precision.compare(precision.plain(case, drawn, np.float64), want)["G"]["error"] == 0
@@ -134,7 +141,7 @@ def test_what_is_checked(monkeypatch):
         assert sorted((row.kernel, row.dtype) for row in kinds[kind]) == sorted(want)
     assert {(step.sizes.width, step.sizes.size) for step in kinds["steps"]} == {(64, 64)} and len(
         kinds["steps"]
-    ) == 6
+    ) == 8
 
 
 def test_correctness_without_a_gpu(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from rawgan.kernels import all_specs
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.runtime.launch import cdiv
-from rawgan.kernels.specs.spec import EXACT, Axes
+from rawgan.kernels.specs.spec import EXACT, Axes, array_dtype, precision_option
 
 GRID_AXES: dict[str, Callable[[launch.Launch], Axes]] = {
     name: axes
@@ -47,11 +47,11 @@ def recorded(spec, case: dict, dtype: str) -> list[launch.Launch]:
     """Return the launches of one case without starting them."""
 
     def array(*shape, dtype=dtype):
-        return np.zeros(shape, {"bfloat16": "uint16", "tf32": "float32"}.get(dtype, dtype))
+        return np.zeros(shape, array_dtype(dtype))
 
     args, options = spec.make(array, **case)
     with launch.record(dry=True) as launches:
-        spec.wrapper(*args, **options, **({"precision": "tf32"} if dtype == "tf32" else {}))
+        spec.wrapper(*args, **options, **precision_option(dtype))
     return launches
 
 

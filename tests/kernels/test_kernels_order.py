@@ -26,7 +26,7 @@ from tests.support.process import run_process
 from tests.support.program_order import ORDERS, program_order
 
 HERE = Path(__file__).parent
-DTYPES = {"float32": ORDERS, "bfloat16": ("plain", "shuffled")}
+DTYPES = {"float32": ORDERS} | dict.fromkeys(("bf16x3", "bfloat16"), ("plain", "shuffled"))
 
 
 def several(spec: Spec, case: dict, dtype: str) -> set[str]:

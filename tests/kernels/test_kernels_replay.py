@@ -291,7 +291,7 @@ class TestRefusals:
             "--precision bf16 goes with --path planned",
         )
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        refused((*planned, "--precision", "fp8", *args), "choose auto, fp32, tf32, bf16")
+        refused((*planned, "--precision", "fp8", *args), "choose auto, fp32, bf16x3, tf32, bf16")
         refused(
             (*planned, "--precision", "bf16", *args),
             "bf16 needs a GPU, but Triton's interpreter does not round as bf16 does",

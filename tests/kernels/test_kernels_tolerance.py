@@ -31,13 +31,15 @@ def cut(x: np.ndarray, bits: int, exponent: np.ndarray | None = None) -> np.ndar
     return np.trunc(x / unit) * unit
 
 
-def tensor_core(a: np.ndarray, b: np.ndarray, step: int = 16, extra: int = 2) -> np.ndarray:
-    """Return a (M, K) times b (N, K)' as tensor cores sum it (Fasi et al. 2021).
+def tensor_core(
+    a: np.ndarray, b: np.ndarray, step: int = 16, extra: int = 2, start: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Return start plus a (M, K) times b (N, K)' as tensor cores sum it (Fasi et al. 2021).
 
     `step` exact products and the partial sum are aligned to the largest with 24 + extra bits,
     added, and truncated to 24 bits.
     """
-    acc = np.zeros((len(a), len(b)))
+    acc = np.zeros((len(a), len(b))) + start
     for k in range(0, a.shape[1], step):
         products = a[:, None, k : k + step] * b[None, :, k : k + step]
         terms = np.concatenate([products, acc[..., None]], -1)
@@ -137,3 +139,53 @@ def test_loss_of_a_sum():
     assert loss_of_sum("float32", 32) == loss_of_sum("float32", 10**6) == 24 * 2**-24
     assert {config["BLOCK_K"] for config in TABLES["tf32x3"]} == {CHUNK}
     assert loss_of_sum("float32", 0) == 0
+
+
+def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two bfloat16 numbers of each float32 value of bf16x3, in float64."""
+    high = from_bf16(to_bf16(x))
+    return high.astype(np.float64), from_bf16(to_bf16(x - high)).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def long_sums():
+    """Return two matrices of normal numbers in float32, and their product of 4096 terms."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(20, 4096)).astype(np.float32) for _ in range(2))
+    return a, b, a.astype(np.float64) @ b.T.astype(np.float64)
+
+
+def test_the_sums_of_bf16x3(long_sums):
+    """Sums of CHUNK terms lose nothing next to the products; one accumulator loses far more."""
+    a, b, want = long_sums
+    (a_hi, a_lo), (b_hi, b_lo) = parts(a), parts(b)
+    products = (a_lo, b_hi), (a_hi, b_lo), (a_hi, b_hi)
+
+    def error(got):
+        return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+    chunks, chain = np.zeros(want.shape), np.zeros(want.shape)
+    for k in range(0, a.shape[1], CHUNK):
+        part = np.zeros(want.shape)
+        for x, y in products:
+            x_step, y_step = x[:, k : k + CHUNK], y[:, k : k + CHUNK]
+            part = tensor_core(x_step, y_step, start=part)
+            chain = tensor_core(x_step, y_step, start=chain)
+        chunks = (chunks + part).astype(np.float32).astype(np.float64)
+    exact_sums = sum(x @ y.T for x, y in products)
+    assert error(chunks) < 1.02 * error(exact_sums) < loss_of_sum("bf16x3", 4096)
+    assert error(chain) > 2 * error(chunks)
+    lost = [(abs(want) - abs(got)).sum() / abs(want).sum() for got in (chunks, chain)]
+    assert abs(lost[0]) < 2**-20 and lost[1] > 2**-17  # toward 0
+
+
+def test_a_wrong_product_of_bf16x3_shows(long_sums):
+    """The right sum is within the tolerance; one that lacks a product is not."""
+    a, b, want = long_sums
+    (a_hi, a_lo), (b_hi, b_lo) = parts(a), parts(b)
+    small, other, large = a_lo @ b_hi.T, a_hi @ b_lo.T, a_hi @ b_hi.T
+    bound, terms = abs(a).astype(np.float64) @ abs(b).T, np.full(want.shape, a.shape[1])
+    allowed = kernel_tolerance("bf16x3", want, bound, terms)
+    assert (abs(small + other + large - want) <= allowed / 4).all()
+    for got in (large, small + large, other + large, 2 * small + large, a_lo @ b_lo.T + large):
+        assert (abs(got - want) > allowed).any()

@@ -30,6 +30,7 @@ LOW = {
     "raschka_mlp_gan": 1e-3,
     "raschka_wgan_gp": 2e-4,
 }  # learning rates of Adam
+ROUNDING = {"bf16x3": 2**-17, "tf32": 2**-11, "bf16": 2**-8}  # of a factor, relative
 
 
 @WHERE
@@ -43,7 +44,7 @@ def test_planned_step_trains_the_same(name, where):
 
 
 @WHERE
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ROUNDING)
 def test_lower_precision(where, precision):
     """Metrics are within 16 roundings of float64, gradients within 64.
 
@@ -51,7 +52,7 @@ def test_lower_precision(where, precision):
     other sign, so that Adam moves a parameter the other way: by up to 1.06 of its rate, where the
     second of two gradients is twice the first; 1.4 where beta1 is 0.9.
     """
-    rounding = {"tf32": 2**-11, "bf16": 2**-8}[precision]
+    rounding = ROUNDING[precision]
     for name, result in results("compare", where, precision, LOW).items():
         metrics, G, D, _, _, *gradient_errors = result["planned"]
         assert metrics <= 16 * rounding, name

@@ -286,7 +286,8 @@ def test_step_of_another_schedule(step, name, words):
 
 
 def test_arguments():
-    with pytest.raises(UserError, match="precision 'fp8' is not known; choose fp32, tf32, bf16"):
+    message = "precision 'fp8' is not known; choose fp32, bf16x3, tf32, bf16"
+    with pytest.raises(UserError, match=message):
         plan(DCGAN, 16, 1, 4, 4, precision="fp8")
     with pytest.raises(
         UserError, match="cgan has 10 classes: its planned step requires the labels"

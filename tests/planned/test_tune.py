@@ -43,7 +43,7 @@ def keys():
     case = CASES["dcgan 64x64x3"].toy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.tune.launches.CASES", {"toy": case})
-        wanted, _ = collect(["toy"], ["bf16", "tf32", "fp32"], 90, 132)
+        wanted, _ = collect(["toy"], ["bf16", "tf32", "bf16x3", "fp32"], 90, 132)
     return [one.key for one in wanted]
 
 

@@ -18,6 +18,7 @@ from rawgan.backend import address, choose_device, to_host
 from rawgan.kernels import all_specs
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.specs import testing
+from rawgan.kernels.specs.spec import array_dtype, precision_option
 from rawgan.kernels.specs.testing import mend_interpreter, to_bf16
 from rawgan.kernels.specs.tolerance import spec_tolerance
 
@@ -115,7 +116,7 @@ def arrays(dtype):
     def array(*shape, dtype=dtype):
         if dtype in ("int64", "int32", "uint8"):
             return rng.integers(0, 100, shape).astype(dtype)
-        a = rng.normal(size=shape).astype("float32" if dtype in ("bfloat16", "tf32") else dtype)
+        a = rng.normal(size=shape).astype("float32" if dtype == "bfloat16" else array_dtype(dtype))
         return to_bf16(a) if dtype == "bfloat16" else a
 
     return array
@@ -146,7 +147,7 @@ def run_case(xp, spec, case, dtype, change=lambda args, options: (args, options)
         returned = result if isinstance(result, tuple) else () if result is None else (result,)
         return [*returned, *(values[i] for i in written)]
 
-    got = call(spec.wrapper, inputs, **({"precision": "tf32"} if dtype == "tf32" else {}))
+    got = call(spec.wrapper, inputs, **precision_option(dtype))
     want = call(spec.reference, [float64(a) for a in values])
     bound = terms = None
     if spec.bilinear_reference:
