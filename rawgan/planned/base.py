@@ -276,8 +276,9 @@ class PlannedStep:
         if self.objective.labelled:
             labels = self.labels[first_label : first_label + len(y)]
             return cache, [kernels.acgan_step(head.forward_map(y), labels, *metrics, **options)]
-        if below and not below[-1].norm and not below[-1].drop:
+        if below and not below[-1].norm:
             options |= {"act": below[-1].act, "slope": below[-1].slope, "dx": True}
+            options["mask"] = below[-1].mask(cache[-2].first_sample, train=True)
         b, probability = head.layer.params.get("b"), isinstance(self.objective, BCE)
         w = head.w.reshape(1, *y.shape[1:])  # y is not flattened before a Linear
         _, *dzs = kernels.discriminator_head(y, w, *metrics, b, probability=probability, **options)
