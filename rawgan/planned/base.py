@@ -9,9 +9,9 @@ needed:
 
     one pass of 2B      real and fake pass through D together, BatchNorm statistics of each half
     no unused gradient  no weight gradients of D in G's step, no gradient of D's input in D's step
-    epilogues           statistics, activations, their derivatives and losses are computed where a
-                        kernel stores its result; the optimizer adds the split-K partial sums of the
-                        weight gradients and writes the bfloat16 copy of the parameters
+    epilogues           statistics, activations, their derivatives, Dropout and losses are computed
+                        where a kernel stores its result; the optimizer adds the split-K partial
+                        sums of the gradients and writes the bfloat16 copy of the parameters
 
 Data set, step number and optimizer counters lie in device memory, so a CUDA graph can replay the
 launches: a step needs nothing from the host but the indices of the images.
