@@ -4,7 +4,9 @@ import os
 import runpy
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -24,6 +26,12 @@ torch.set_num_threads(1)
 settings.register_profile("rawgan", deadline=None, derandomize=True)
 settings.load_profile("rawgan")
 
+# matplotlib reads no settings and no list of fonts of the user; workers and commands inherit this,
+# and the list that is written here
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    MATPLOTLIB_FOLDER = TemporaryDirectory(prefix="rawgan-matplotlib-")
+    os.environ["MPLCONFIGDIR"] = MATPLOTLIB_FOLDER.name
+    import_module("matplotlib.font_manager")
 
 # lets mpirun start two processes for any user and any number of cores
 os.environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

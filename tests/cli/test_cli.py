@@ -217,6 +217,24 @@ class TestReadme:
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text, path.name
 
 
+def event_file(path):
+    """Return the steps from which events are dropped, and {tag: {step: value}} of an event file."""
+    from tensorboardX.proto.event_pb2 import (
+        Event,  # imported here: other tests import this file where it is not installed
+        SessionLog,
+    )
+
+    content, at, begun, seen = path.read_bytes(), 0, [], {}
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        at += 16 + length
+        begun += [event.step] if event.session_log.status == SessionLog.START else []
+        for value in event.summary.value:
+            seen.setdefault(value.tag, {})[event.step] = value
+    return begun, seen
+
+
 class TestTrain:
     def test_recipes_that_there_are_not(self):
         refused(("train", "nosuchgan"), "'nosuchgan' is no recipe", "dcgan", "wgan_gp")
@@ -266,21 +284,13 @@ class TestTrain:
         Image.new("RGB", (20, 20)).save(tmp_path / "faces" / "9.png")
         refused(("train", "--resume", tmp_path / "run", "--steps", 3), "faces have changed since")
 
-    def test_an_event_file(self, tmp_path):
-        from tensorboardX.proto.event_pb2 import (
-            Event,  # imported here: other tests import this file where it is not installed
-        )
-
-        args = ("--steps", 20, *TINY, "--tensorboard", "--out", tmp_path / "run")
-        rawgan("train", "dcgan", *args)
-        (path,) = (tmp_path / "run" / "tensorboard").iterdir()
-        content, at, seen = path.read_bytes(), 0, {}
-        while at < len(content):
-            length = int.from_bytes(content[at : at + 8], "little")
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            at += 16 + length
-            for value in event.summary.value:
-                seen.setdefault(value.tag, {})[event.step] = value
+    def test_event_files(self, tmp_path):
+        """Losses, gradient norms, samples; a resumed run drops the events after its checkpoint."""
+        folder = tmp_path / "run" / "tensorboard"
+        rawgan("train", "dcgan", "--steps", 20, *TINY, "--tensorboard", "--out", tmp_path / "run")
+        (first,) = folder.iterdir()
+        begun, seen = event_file(first)
+        assert begun == []
         rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
         assert seen["d_loss"][20].simple_value == pytest.approx(float(rows[-1].split(",")[1]))
         assert seen["gradients/generator.1.w"].keys() == {10, 20} and seen["samples"].keys() == {
@@ -289,6 +299,10 @@ class TestTrain:
         }
         with Image.open(io.BytesIO(seen["samples"][20].image.encoded_image_string)) as image:
             assert image.size == (8 * 17 + 1,) * 2
+        rawgan("train", "--resume", tmp_path / "run", "--steps", 30)
+        (second,) = set(folder.iterdir()) - {first}
+        begun, seen = event_file(second)
+        assert begun == [21] and seen["d_loss"].keys() == {30}
 
     def test_an_event_file_without_the_package(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorboardX", None)

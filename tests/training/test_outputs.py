@@ -93,6 +93,7 @@ class TestPlots:
         assert list(grids) == sorted(steps)
         save_progress(tmp_path / "progress.gif", [*grids.values()])
         with Image.open(tmp_path / "progress.gif") as gif:
+            assert gif.info["loop"] == 0  # without end
             shades = []
             for n in range(gif.n_frames):
                 gif.seek(n)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rawgan.cli.main import app
 from rawgan.errors import UserError
 from rawgan.report import charts, page
-from rawgan.report.read import Reader, evenly
+from rawgan.report.read import Reader, evenly, thinned
 from tests.support.runs import SCORES
 
 CONFIG = {
@@ -263,6 +263,24 @@ def test_a_line_that_was_cut_off_is_left_out(run):
     with open(run / "metrics.csv", "a") as file:
         file.write("50,1.0,2")
     assert Reader(run).table("metrics.csv")["step"].tolist() == [10, 20, 30, 40]
+
+
+def test_long_tables_are_thinned(tmp_path):
+    """About `most` evenly spaced rows are kept, and always the last."""
+    rows = "".join(f"{step},{2 * step}\n" for step in range(0, 1001))
+    (tmp_path / "a.csv").write_text(f"step,loss\n{rows}")
+    header, values = thinned(tmp_path / "a.csv", ("step",), 100)
+    assert header == ["step", "loss"] and (values[:, 1] == 2 * values[:, 0]).all()
+    steps = values[:, 0]
+    assert len(steps) in (91, 92) and set(np.diff(steps)[:-1]) == {11} and steps[-1] == 1000
+
+
+def test_step_0_is_a_step(tmp_path):
+    (tmp_path / "a.csv").write_text("step,loss\n0,1\n")
+    assert thinned(tmp_path / "a.csv", ("step",), 100)[1].tolist() == [[0, 1]]
+    (tmp_path / "a.csv").write_text("step,loss\n-1,1\n")
+    with pytest.raises(ValueError, match="its steps are not all from 0"):
+        thinned(tmp_path / "a.csv", ("step",), 100)
 
 
 def test_a_huge_file_is_not_read(run, monkeypatch):

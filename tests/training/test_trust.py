@@ -1,12 +1,13 @@
 """Untrusted run folders: no file outside is read, written or deleted, and no command hangs."""
 
+import errno
 import json
 import os
 import shutil
 import socket
 import time
 import tracemalloc
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from rawgan.cli.main import app
 from rawgan.errors import UserError, printable
-from rawgan.files import Unreadable, load_arrays, read_file, save_arrays, write_whole
+from rawgan.files import Unreadable, load_arrays, locked, read_file, save_arrays, write_whole
 from rawgan.report import charts, page
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.options import Options
@@ -262,6 +263,22 @@ def test_what_cannot_be_resumed_is_not_begun(tmp_path, option, value):
     ):
         start(options("dcgan", **{option: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cause", ["ENOLCK", "EOPNOTSUPP", "EINVAL", "EIO"])
+def test_a_file_system_that_cannot_lock(tmp_path, monkeypatch, cause):
+    """Where folders cannot be locked, work goes on without; another failure is raised."""
+    fcntl = pytest.importorskip("fcntl", reason="locks of a POSIX system")
+
+    def fail(descriptor, operation):
+        raise OSError(getattr(errno, cause), "no lock")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    done = False
+    with pytest.raises(OSError, match="no lock") if cause == "EIO" else nullcontext():
+        with locked(tmp_path):
+            done = True
+    assert done == (cause != "EIO")
 
 
 def test_a_name_that_is_no_text(tmp_path):
