@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from rawgan.layers import parameter_count
+from rawgan.layers import leaves, parameter_count
 from rawgan.models.recipe import Recipe
 from rawgan.models.recipes import RECIPES
 from rawgan.optim import Optimizer
@@ -45,9 +45,12 @@ def section(recipe: Recipe) -> str:
         gan = recipe.build(Random(0))
     counts = []
     for net in (gan.generator, gan.discriminator):
-        trained, all_ = parameter_count(net), parameter_count(net, buffers=True)
+        trained = parameter_count(net)
+        running = sum(
+            layer.buffers[name].size for _, layer in leaves(net) for name in layer.averaged
+        )
         counts.append(
-            f"{trained:,}" + (f" ({all_:,} with running statistics)" if all_ != trained else "")
+            f"{trained:,}" + (f" ({trained + running:,} with running statistics)" * (running > 0))
         )
     first, later = map(recipe.schedule.critic_steps, (0, 30))
     rows = {
@@ -65,6 +68,8 @@ def section(recipe: Recipe) -> str:
         "D steps per G step": f"{later}"
         + (f" ({first} at first, see wgan_critic_steps)" if first != later else ""),
     }
+    if recipe.lr_decay:
+        rows["learning rates"] = "fall linearly to 0 over the steps of a run"
     if recipe.clip:
         rows["weights of D"] = f"clipped to [-{recipe.clip}, {recipe.clip}]"
     if recipe.schedule.joint_batch:

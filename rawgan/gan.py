@@ -31,10 +31,10 @@ import numpy as np
 
 from rawgan.backend import Array, array_module
 from rawgan.errors import UserError
-from rawgan.layers import Dropout, GaussianNoise, Layer, MinibatchStd, Sequential, leaves
+from rawgan.layers import Augment, Dropout, GaussianNoise, Layer, MinibatchStd, Sequential, leaves
 from rawgan.layers.base import Grads
 from rawgan.losses import Objective
-from rawgan.optim import Optimizer
+from rawgan.optim import LinearDecay, Optimizer
 from rawgan.parallel import SINGLE_PROCESS, Ranks
 from rawgan.penalties import Penalties, Penalty
 
@@ -111,7 +111,8 @@ class GAN:
     gradients  the flat gradients of the last step, by player
     norms      |g[n]| of the last penalties: the norm of dD/dx at each of their points
 
-    The fields from `name` on are those of Recipe (models/recipes.py), for the planned step.
+    The fields from `name` on are those of Recipe (models/recipes.py), for the planned step, and the
+    number of training steps over which both learning rates fall to 0, None where they are constant.
     """
 
     generator: Sequential
@@ -129,10 +130,13 @@ class GAN:
     pixels: str = "tanh"
     classes: int = 0
     steps: int = 40_000
+    decay_steps: int | None = None
 
     def __post_init__(self):
         self.gradients: dict[str, Array] = {}
         self.penalties, self.norms = Penalties(self.penalty), None
+        optimizers = self.generator_optimizer, self.discriminator_optimizer
+        self.decay = LinearDecay(self.decay_steps, *optimizers) if self.decay_steps else None
         self.ranks: Ranks = SINGLE_PROCESS
         self.synchronised = False
         if self.schedule.joint_batch and (layer := self.minibatch_std()):
@@ -149,8 +153,9 @@ class GAN:
         Lists have a real batch and a z for each step of D; an additional last z is for G.
         Returns the losses and mean scores of the last update of each player, 0-d arrays.
         """
-        reals = real if isinstance(real, list) else [real]
-        zs = z if isinstance(z, list) else [z]
+        if self.decay:
+            self.decay.set_rates(self.generator_optimizer.t)
+        reals, zs = (samples if isinstance(samples, list) else [samples] for samples in (real, z))
         if self.schedule.order == "generator_first":
             return self.generator_first(reals[0], zs[0])
         if self.schedule.order == "simultaneous":
@@ -163,8 +168,7 @@ class GAN:
         """Update D, then G through the new D on the same fakes."""
         fake, g_cache = self.generate(z, self.schedule.generator_mode)
         d_metrics = self.discriminator_step(real, fake)
-        g_metrics = self.generator_step(fake, g_cache, real)
-        return d_metrics | g_metrics
+        return d_metrics | self.generator_step(fake, g_cache, real)
 
     def generate(self, z: Samples, mode: Mode = "train") -> tuple[Samples, object]:
         """Return G(z), with the labels of z in a conditional GAN, and G's cache."""
@@ -266,8 +270,7 @@ class GAN:
         """Update G, then D on the fakes made before G's update."""
         fake, g_cache = self.generate(z, self.schedule.generator_mode)
         g_metrics = self.generator_step(fake, g_cache, real)
-        d_metrics = self.discriminator_step(real, fake)
-        return g_metrics | d_metrics
+        return g_metrics | self.discriminator_step(real, fake)
 
     def simultaneous(self, real: Samples, z: Samples) -> Metrics:
         """Take both gradients at the same parameters, from one pass of the fakes; update both."""
@@ -293,8 +296,7 @@ class GAN:
             d_metrics = self.discriminator_step(real, fake)
         if resample_z:
             fake, g_cache = self.generate(zs[-1], self.schedule.generator_mode)
-        g_metrics = self.generator_step(fake, g_cache, reals[-1])
-        return d_metrics | g_metrics
+        return d_metrics | self.generator_step(fake, g_cache, reals[-1])
 
     # Variants of D's step: one batch of real and fake, gradient penalty, labels
 
@@ -364,7 +366,7 @@ class GAN:
         self.objective = self.objective.with_ranks(ranks)
         self.synchronised = synchronised and ranks.size > 1
         for layer in self.layers():
-            if isinstance(layer, Dropout | GaussianNoise):
+            if isinstance(layer, Augment | Dropout | GaussianNoise):
                 layer.bind(ranks.shard_rng(layer.rng))
             elif layer.averaged and self.synchronised:  # BatchNorm, with labels or without
                 layer.ranks = ranks

@@ -5,7 +5,8 @@ Parameters that an initialiser does not name, and running statistics, keep their
 
 from math import prod, sqrt
 
-from rawgan.layers.base import Layer, leaves
+from rawgan.layers.base import Layer, inside, leaves
+from rawgan.layers.blocks import Residual
 from rawgan.layers.reparameterize import WeightNorm
 
 
@@ -63,14 +64,28 @@ def he_uniform(net: Layer, rng) -> None:
     _uniform(net, rng, lambda C, K: C)
 
 
-def normal_init(net: Layer, rng) -> None:
-    """Initialise w ~ N(0, 1), for layers that EqualizedLR scales; biases stay 0.
+def residual_glorot_uniform(net: Layer, rng) -> None:
+    """Initialise as `glorot_uniform`, times sqrt(2) in the inner layers of each Residual.
+
+    A shortcut has no activation, and keeps the gain of 1. Source: the code of Miyato et al. 2018
+    (arXiv:1802.05957).
+    """
+    glorot_uniform(net, rng)
+    for _, block in inside(net):
+        if isinstance(block, Residual):
+            for _, layer in leaves(block.children()["inner"]):
+                if "w" in layer.params:
+                    layer.params["w"] *= sqrt(2)
+
+
+def normal_init(net: Layer, rng, std: float = 1.0) -> None:
+    """Initialise w ~ N(0, std^2); biases stay 0. std 1 is for layers that EqualizedLR scales.
 
     Source: Karras et al. 2018 (arXiv:1710.10196), section 4.1.
     """
     for _, layer in leaves(net):
         if "w" in layer.params:
-            layer.params["w"][...] = rng.normal(size=layer.params["w"].shape)
+            layer.params["w"][...] = rng.normal(0.0, std, layer.params["w"].shape)
 
 
 def data_dependent_init(net: Layer, x) -> None:

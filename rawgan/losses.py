@@ -13,6 +13,7 @@ BCE, the mean score for the others.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from rawgan.backend import Array, array_module, fuse, kernels_on
 from rawgan.kernels import kernels
@@ -43,10 +44,13 @@ class Objective:
 
     labelled            both methods take the samples' labels after the scores
     takes_real_scores   generator takes a = D(real) after c; a is a constant of G's step
+    boundary            the score at which D is undecided between real and fake; None where
+                        differences of scores alone have a meaning
     """
 
     labelled = False
     takes_real_scores = False
+    boundary: ClassVar[float | None] = None
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
         raise NotImplementedError
@@ -90,6 +94,7 @@ class BCE(Objective):
 
     real_label: float = 1.0
     minimax: bool = False
+    boundary = 0.0
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
         if kernels_on(a, c):
@@ -123,6 +128,8 @@ class LeastSquares(Objective):
 
     Source: Mao et al. 2017 (arXiv:1611.04076), without its 1/2.
     """
+
+    boundary = 0.5
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
         if kernels_on(a, c):
@@ -163,6 +170,8 @@ class Hinge(Objective):
 
     Source: Lim & Ye 2017 (arXiv:1705.02894).
     """
+
+    boundary = 0.0
 
     def discriminator(self, a: Array, c: Array) -> tuple[Array, Array, Array]:
         if kernels_on(a, c):
@@ -317,6 +326,7 @@ class ACGAN(Objective):
 
     source: BCE = BCE()
     labelled = True
+    boundary = 0.0
 
     def discriminator(
         self, a: Array, c: Array, real_labels: Array, fake_labels: Array

@@ -3,6 +3,8 @@
     optimizer = Adam(parameters, lr=2e-4, betas=(0.5, 0.999))
     optimizer.step(parameters.flatten_gradients(grads))
 
+`LinearDecay` changes the learning rates of optimizers during a run.
+
 theta is the parameter vector, g its gradient, t the number of the step, from 1; all vectors have
 theta's shape and dtype.
 """
@@ -46,6 +48,23 @@ class Optimizer:
         """Return t and lr as arrays of one number on the parameters' device, for the kernels."""
         xp = array_module(self.parameters.flat)
         return xp.full(1, self.t, xp.int32), xp.full(1, self.lr, xp.float32)
+
+
+class LinearDecay:
+    """Learning rates that fall linearly to 0: lr (1 - i / steps) in training step i = 0, 1, ...
+
+    lr is the rate that an optimizer has when the decay is made. Both players of a GAN have the rate
+    of the training step, however many updates of D it has. 0 from step `steps` on. Source: the code
+    of Miyato et al. 2018 (arXiv:1802.05957).
+    """
+
+    def __init__(self, steps: int, *optimizers: Optimizer):
+        self.steps, self.rates = steps, [(optimizer, optimizer.lr) for optimizer in optimizers]
+
+    def set_rates(self, step: int) -> None:
+        """Set the rates of training step `step`."""
+        for optimizer, lr in self.rates:
+            optimizer.lr = lr * max(0.0, 1 - step / self.steps)
 
 
 class SGD(Optimizer):

@@ -14,6 +14,7 @@ from rawgan.backend import Device, choose_device
 from rawgan.cpu import set_up
 from rawgan.data import NAMES
 from rawgan.errors import UserError, printable
+from rawgan.models.recipe_file import located
 
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="run folder, as a training leaves it")
@@ -43,6 +44,15 @@ OptionalDataOption = Annotated[
 ]
 
 
+RecipeFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE.py",
+        help="of a run that was trained with a recipe file: that file, or RUN/recipe.py if you "
+        "trust it, for it is a program and is executed",
+    ),
+]
 StepOption = Annotated[
     int | None,
     typer.Option(min=0, help="take the checkpoint of this step; the last weights unless given"),
@@ -59,7 +69,7 @@ def device_for(device: str) -> Device:
 def with_errors_printed(command: Callable) -> Callable:
     """Return the command, set up for the CPU, with UserError and MemoryError as one sentence.
 
-    The exit status is then 2.
+    So are errors in the code of a recipe file, with the line. The exit status is then 2.
     """
 
     @wraps(command)
@@ -78,6 +88,11 @@ def with_errors_printed(command: Callable) -> Callable:
         except MemoryError as error:
             message = "there is not enough memory for networks and batches of this size"
             print(f"error: {message} ({error})", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except Exception as error:
+            if not (message := located(error)):  # None of the code of a recipe file
+                raise
+            print(f"error: {printable(message)}", file=sys.stderr)
             raise typer.Exit(2) from error
 
     return run

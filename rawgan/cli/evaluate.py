@@ -12,6 +12,7 @@ from tqdm import tqdm
 import rawgan
 from rawgan.cli.common import (
     DeviceOption,
+    RecipeFileOption,
     RunArgument,
     SeedOption,
     StepOption,
@@ -51,6 +52,7 @@ def command(
         typer.Option("--json", help="file for the numbers, new; in RUN unless given"),
     ] = None,
     step: StepOption = None,
+    recipe_file: RecipeFileOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
 ):
@@ -70,7 +72,7 @@ def command(
     require_outputs(run, [json_file or run / "evaluation.json"], named, force, "--json")
     require_writable(json_file.parent if json_file else run)
     computed_on = device_for(device)
-    recipe, generator, config = load_generator(run, computed_on, step)
+    recipe, generator, config = load_generator(run, computed_on, step, recipe_file)
     at = trained_step(run, step)
     source = data or config.get("source") or config.get("data")
     if not isinstance(source, str):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rawgan.cli.common import RunArgument, StepOption
+from rawgan.cli.common import RecipeFileOption, RunArgument, StepOption
 from rawgan.cli.outputs import ForceOption, require_free
 from rawgan.errors import UserError, printable
 from rawgan.exchange import Exchange, onnx_model
@@ -49,6 +49,7 @@ def command(
         typer.Option(help="which network; unless given, the one that pictures are drawn with"),
     ] = None,
     step: StepOption = None,
+    recipe_file: RecipeFileOption = None,
     force: ForceOption = False,
 ):
     """Write a trained network for PyTorch, or its generator for ONNX.
@@ -65,7 +66,7 @@ def command(
     """
     format = format_of(out, format)
     require_free(out, force)
-    recipe, net, config = load_player(run, player, step=step)
+    recipe, net, config = load_player(run, player, step=step, recipe_file=recipe_file)
     size, channels, width = (config[name] for name in ("size", "channels", "width"))
     if format is Format.onnx:
         if player is Player.discriminator:

@@ -8,14 +8,14 @@ import numpy as np
 import typer
 
 from rawgan.data.images import MAX_SIZE
-from rawgan.errors import UserError, alternatives, reason
+from rawgan.errors import UserError, reason
 from rawgan.exchange import Exchange
 from rawgan.files import Unreadable, load_arrays
 from rawgan.layers import parameter_count
 from rawgan.models.recipe import Recipe
 from rawgan.models.recipes import RECIPES
 from rawgan.training.load import MAX_CLASSES, class_names, make_player
-from rawgan.training.options import integer_in
+from rawgan.training.options import find_recipe, integer_in
 from rawgan.training.run_folder import RunFolder
 
 PREFIXES = ("_orig_mod.", "module.")  # of all names, from torch.compile and nn.DataParallel
@@ -25,7 +25,7 @@ def command(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="the generator's state_dict, as safetensors")
     ],
-    recipe: Annotated[str, typer.Option(help=f"what it is: {', '.join(RECIPES)}")],
+    recipe: Annotated[str, typer.Option(help=f"what it is: {', '.join(RECIPES)}, or FILE.py")],
     out: Annotated[Path, typer.Option(help="run folder, new or empty")],
     discriminator: Annotated[
         Path | None, typer.Option(metavar="FILE", help="the discriminator's, where you have it")
@@ -62,9 +62,8 @@ def command(
 
     `rawgan import netG.safetensors --recipe dcgan --out runs/imported`
     """
-    if recipe not in RECIPES:
-        raise UserError(f"{recipe!r} is no recipe; {alternatives(recipe, RECIPES)}")
-    definition = RECIPES[recipe]
+    definition = find_recipe(recipe)
+    recipe = definition.name
     options = {"size": size, "channels": channels, "width": width}
     files = {"generator": file} | ({"discriminator": discriminator} if discriminator else {})
     weights, config, labels = {}, {}, {}
@@ -86,14 +85,17 @@ def command(
         | labels
         | {"imported": {who: path.name for who, path in files.items()}}
     )
-    run = RunFolder.new(out, config, {})
+    run = RunFolder.new(out, config, {}, recipe_file=definition.file)
     try:
         run.save_weights(weights)
     except UserError:
         run.discard()
         raise
     run.close()
-    print(f"{' and '.join(files)} of {recipe} are in {out}/; draw with: rawgan sample {out}")
+    option = f" --recipe {definition.file.path}" if definition.file else ""
+    print(
+        f"{' and '.join(files)} of {recipe} are in {out}/; draw with: rawgan sample {out}{option}"
+    )
 
 
 def converted(

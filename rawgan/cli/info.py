@@ -11,6 +11,7 @@ import typer
 
 import rawgan
 from rawgan.backend import choose_device
+from rawgan.cli.common import RecipeFileOption
 from rawgan.data.images import MAX_SIZE
 from rawgan.ema import EMA
 from rawgan.errors import UserError, alternatives
@@ -22,7 +23,7 @@ from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
 from rawgan.training.graph_runner import INDEX_ROWS, data_bytes, in_bytes, memory, step_launches
 from rawgan.training.load import load_config
-from rawgan.training.options import FIELDS, PRECISION_CHOICES, integer_in
+from rawgan.training.options import FIELDS, PRECISION_CHOICES, find_recipe, integer_in
 from rawgan.training.path import choose_path, planned_precision
 
 
@@ -31,7 +32,7 @@ def command(
         str | None,
         typer.Argument(
             metavar="RECIPE|RUN",
-            help="a recipe, or a run folder, whose step is planned; else everything",
+            help="a recipe, a recipe file or a run folder, whose step is planned; else everything",
         ),
     ] = None,
     size: Annotated[
@@ -55,6 +56,7 @@ def command(
         bool,
         typer.Option("--source", help="the setting of the recipe's source, as train --source"),
     ] = False,
+    recipe_file: RecipeFileOption = None,
 ):
     """Print installed packages, the ways to compute, and the recipes with their settings.
 
@@ -73,7 +75,9 @@ def command(
     }
     options = {name: value for name, value in options.items() if value is not None}
     if target is not None:
-        return plan(target, options, source)
+        return plan(target, options, source, recipe_file)
+    if recipe_file:
+        raise UserError(f"--recipe is of a run: rawgan info RUN --recipe {recipe_file}")
     if source:
         raise UserError("--source is of a plan: name the recipe, rawgan info RECIPE --source")
     for name, value in options.items():
@@ -110,17 +114,17 @@ def build(recipe: Recipe, *shape: int) -> GAN:
         return recipe.build(Random(0), *shape)
 
 
-def plan(target: str, options: dict, source: bool) -> None:
+def plan(target: str, options: dict, source: bool, recipe_file: Path | None = None) -> None:
     """Print the planned step of a recipe or a run folder. Raises UserError for any other name."""
-    if target in RECIPES:
-        recipe, config = RECIPES[target], {}
+    if target in RECIPES or target.endswith(".py"):
+        recipe, config = find_recipe(target), {}
     elif Path(target).is_dir():
         if source:
             raise UserError(f"{target} is a run, with its own setting: leave --source out")
-        config, recipe = load_config(Path(target) / "config.json")
+        config, recipe = load_config(Path(target) / "config.json", recipe_file)
     else:
         raise UserError(f"{target} is no recipe and no run folder; {alternatives(target, RECIPES)}")
-    if recipe.name not in RECIPES:
+    if recipe.objective is None:
         raise UserError(f"{target} is a run of {recipe.name}, whose step has no plan")
     setting = recipe.of_source if source or config else recipe.default
     values = {name: getattr(setting, name) for name in ("size", "channels", "width")}

@@ -9,6 +9,7 @@ import typer
 from rawgan.cli.common import (
     DeviceOption,
     LabelOption,
+    RecipeFileOption,
     RunArgument,
     SeedOption,
     StepOption,
@@ -35,6 +36,7 @@ def command(
     ] = None,
     label: LabelOption = None,
     step: StepOption = None,
+    recipe_file: RecipeFileOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
 ):
@@ -53,7 +55,7 @@ def command(
     ]
     require_outputs(run, [out / name for name in names], named, force)
     where = device_for(device)
-    recipe, generator, config = load_generator(run, where, step)
+    recipe, generator, config = load_generator(run, where, step, recipe_file)
     labels = choose_labels(recipe, pairs, label, config.get("classes") or ())
     rng = Random(seed).stream("z")
     z0, z1 = (recipe.draw_z(rng, pairs) for _ in range(2))

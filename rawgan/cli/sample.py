@@ -8,6 +8,7 @@ import typer
 from rawgan.cli.common import (
     DeviceOption,
     LabelOption,
+    RecipeFileOption,
     RunArgument,
     SeedOption,
     StepOption,
@@ -34,6 +35,7 @@ def command(
     ] = None,
     label: LabelOption = None,
     step: StepOption = None,
+    recipe_file: RecipeFileOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
 ):
@@ -52,7 +54,7 @@ def command(
     check_pictures(out)
     require_outputs(run, [out], named, force)
     where = device_for(device)
-    recipe, generator, config = load_generator(run, where, step)
+    recipe, generator, config = load_generator(run, where, step, recipe_file)
     labels = choose_labels(recipe, count, label, config.get("classes") or ())
     z = latent(recipe, Random(seed).stream("z"), where, count, labels)
     save_pictures(

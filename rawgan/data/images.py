@@ -181,6 +181,19 @@ def fit(images: np.ndarray, size: int | None, name: str) -> np.ndarray:
     return out
 
 
+def resize_note(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a sentence on how `fit` changed pictures (N, H, W, C), or none."""
+    (H, W), size = before[1:3], after[1]
+    if H == W == size or (H, W) == after[1:3]:
+        return ()
+    side = max(H, W)
+    square = (
+        "" if H == W else f" padded to {side}x{side} and" if size > side + 4 or size < side else ""
+    )
+    change = "padded with black" if side <= size <= side + 4 else "resized"
+    return (f"pictures of {W}x{H} are{square} {change} to {size}x{size}",)
+
+
 def with_channels(images: np.ndarray, channels: int | None, name: str) -> np.ndarray:
     """Convert pictures uint8 (N, H, W, C), C 1 or 3, to `channels`.
 

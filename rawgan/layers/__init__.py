@@ -1,6 +1,7 @@
 """Layers: state plus forward, backward and double_backward, a page each."""
 
 from rawgan.layers.act import LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
+from rawgan.layers.augment import Augment
 from rawgan.layers.base import Layer, leaves, parameter_count, state
 from rawgan.layers.blocks import Heads, Lerp, Residual, Skip
 from rawgan.layers.conditional import ConditionalBatchNorm, ConditionalSequential, Projection
@@ -25,11 +26,11 @@ from rawgan.layers.shape import Crop, Flatten, Planes, Reshape
 from rawgan.layers.spectral import SpectralNorm
 
 __all__ = [
-    "AvgPool2d", "BatchNorm", "Condition", "ConditionalBatchNorm", "ConditionalSequential",
-    "Conv2d", "ConvTranspose2d", "Crop", "Dropout", "Embedding", "EqualizedLR", "Flatten",
-    "GaussianNoise", "GlobalMeanPool", "GlobalSumPool", "Heads", "InstanceNorm", "Layer",
-    "LayerNorm", "LeakyReLU", "Lerp", "Linear", "MaxPool2d", "MinibatchStd", "OneHot", "Parameters",
-    "PixelNorm", "Planes", "Projection", "ReLU", "Reshape", "Residual", "Sequential", "Sigmoid",
-    "Skip", "Softplus", "SpectralNorm",
-    "Tanh", "Upsample2d", "WeightNorm", "leaves", "parameter_count", "state",
+    "Augment", "AvgPool2d", "BatchNorm", "Condition", "ConditionalBatchNorm",
+    "ConditionalSequential", "Conv2d", "ConvTranspose2d", "Crop", "Dropout", "Embedding",
+    "EqualizedLR", "Flatten", "GaussianNoise", "GlobalMeanPool", "GlobalSumPool", "Heads",
+    "InstanceNorm", "Layer", "LayerNorm", "LeakyReLU", "Lerp", "Linear", "MaxPool2d",
+    "MinibatchStd", "OneHot", "Parameters", "PixelNorm", "Planes", "Projection", "ReLU",
+    "Reshape", "Residual", "Sequential", "Sigmoid", "Skip", "Softplus", "SpectralNorm", "Tanh",
+    "Upsample2d", "WeightNorm", "leaves", "parameter_count", "state",
 ]  # fmt: skip

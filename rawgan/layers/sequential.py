@@ -26,12 +26,19 @@ class Sequential(Composite):
         if not layers:
             raise ValueError("a Sequential needs at least one layer")
         self.layers = list(layers)
+        self.names = [str(i) for i in range(len(layers))]
         for path, layer in inside(self)[1:]:
             name = type(layer).__name__ if layer.children() else repr(layer)
             layer.label = f"layer {path}, {name}"
 
     def children(self):
-        return {str(i): layer for i, layer in enumerate(self.layers)}
+        return dict(zip(self.names, self.layers))
+
+    def prepend(self, name: str, layer: Layer) -> None:
+        """Insert a layer before the first, under a name of its own: all others keep theirs."""
+        self.layers.insert(0, layer)
+        self.names.insert(0, name)
+        layer.label = f"{layer!r} before layer 0"
 
     def forward(self, x, train=True):
         caches = []
@@ -48,7 +55,7 @@ class Sequential(Composite):
             dy, layer_grads = self.layers[i].backward(
                 dy, cache[i], need_dx or i > lowest, need_grads
             )
-            grads |= named(i, layer_grads)
+            grads |= named(self.names[i], layer_grads)
         return dy if need_dx else None, grads
 
     def lowest(self) -> int:
@@ -97,14 +104,14 @@ class Sequential(Composite):
                 ddx, dys[i + 1], cache[i], need_ddy or i < top, **known
             )
             curvatures.append(curvature)
-            grads |= named(i, layer_grads)
+            grads |= named(self.names[i], layer_grads)
         dx, lowest = None, 0 if need_dx else self.lowest()
         for i in range(top, lowest - 1, -1):
             if dx is not None:
                 dx, inner_grads = self.layers[i].backward(dx, cache[i], need_dx or i > lowest)
                 grads |= {
                     name: grads[name] + g if name in grads else g
-                    for name, g in named(i, inner_grads).items()
+                    for name, g in named(self.names[i], inner_grads).items()
                 }
             if curvatures[i] is not None:
                 dx = curvatures[i] if dx is None else dx + curvatures[i]
@@ -114,6 +121,6 @@ class Sequential(Composite):
         return "\n" + "".join(f"    {layer!r},\n" for layer in self.layers)
 
 
-def named(i: int, grads: Grads) -> Grads:
-    """Return the gradients of layer i under their names in the network."""
-    return {f"{i}.{name}": g for name, g in grads.items()}
+def named(layer: str, grads: Grads) -> Grads:
+    """Return the gradients of a layer under their names in the network."""
+    return {f"{layer}.{name}": g for name, g in grads.items()}

@@ -4,14 +4,19 @@ recipe = RECIPES["dcgan"]       of recipes.py
 gan = recipe.build(Random(0))
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 from warnings import warn
 
 import numpy as np
 
+from rawgan.ada import ADA, AdaptiveGAN, Augmentation
 from rawgan.backend import CPU, Device
+from rawgan.errors import UserError
 from rawgan.gan import GAN, Schedule
 from rawgan.init import glorot_uniform
 from rawgan.layers import Parameters, Sequential
@@ -63,6 +68,23 @@ class Setting:
 DIGITS = Setting(width=32, steps=1500)
 
 
+class RecipeFile(NamedTuple):
+    """The Python file that a recipe was read from: its path, and its content."""
+
+    path: Path
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the content, in hex."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """Return the entry of config.json and of checkpoints."""
+        return {"recipe_sha256": self.sha256}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A GAN at any size, number of channels and width that its networks can take.
@@ -79,10 +101,13 @@ class Recipe:
                                them, of D; 0: unconditional; the networks of a conditional recipe
                                take another number as `classes`
     optimizers                 functions of Parameters, for G and for D
+    lr_decay                   whether both rates fall linearly to 0 over the steps of a run
     schedule                   order of the updates, number of D steps, mode of each pass
     batch                      of the source, and of the default
     bf16                       whether --precision auto may take bfloat16; False for a recipe whose
                                distance in bf16 is outside the spread of its fp32 seeds
+    augmentation               of the images that D sees in training; None: none
+    file                       where read_recipe_file read it; None for a recipe of the library
     """
 
     name: str
@@ -107,8 +132,11 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     batch: int = 64
     steps: int = 40_000
+    lr_decay: bool = False
     bf16: bool = True
     departures: tuple[str, ...] = ()
+    augmentation: Augmentation | None = None
+    file: RecipeFile | None = field(default=None, repr=False)
 
     @property
     def of_source(self) -> Setting:
@@ -120,6 +148,7 @@ class Recipe:
         rates = (self.generator_optimizer, self.discriminator_optimizer)
         G, D = (rate.keywords["lr"] if setting.lr is None else setting.lr for rate in rates)
         lr = f"lr {G:g}" if G == D else f"lr {G:g} of G and {D:g} of D"
+        lr += " falling to 0" if self.lr_decay else ""
         return (
             f"{setting.data or 'images'} of {setting.image}, width {setting.width}, {lr}, "
             f"batch {batch or self.batch}, {setting.steps:,} steps"
@@ -137,7 +166,14 @@ class Recipe:
     @property
     def source_command(self) -> str:
         """Return the command that trains with the setting of the source."""
-        return f"rawgan train {self.name} --source" + ("" if self.data else " --data FOLDER")
+        return f"rawgan train {self.command_name} --source" + (
+            "" if self.data else " --data FOLDER"
+        )
+
+    @property
+    def command_name(self) -> str:
+        """Return what `rawgan train` calls the recipe: its file, or its name."""
+        return str(self.file.path) if self.file else self.name
 
     def build(
         self,
@@ -147,8 +183,12 @@ class Recipe:
         width=None,
         device: Device = CPU,
         dtype=np.float32,
+        steps=None,
     ) -> GAN:
-        """Return the GAN with initial weights. Warns where D couples the samples of a penalty."""
+        """Return the GAN with initial weights. Warns where D couples the samples of a penalty.
+
+        steps: of the run, over which the learning rates decay; the source's unless given.
+        """
         shape = (size or self.size, channels or self.channels, width or self.width)
         G, D = self.generator(*shape, z=self.z), self.discriminator(*shape)
         of_gradient = any(penalty.of_gradient for penalty in as_penalties(self.penalty))
@@ -157,7 +197,15 @@ class Recipe:
         for net, name in ((G, "generator"), (D, "discriminator")):
             self.init(net, random.stream(f"{name} weights"))
             net.bind(random.stream(f"{name} dropout"))
-        return GAN(
+        make = GAN
+        if self.augmentation:
+            augment = self.augmentation.layer(self.pixels)
+            augment.bind(random.stream("augment"))
+            D.prepend("augment", augment)
+            if self.augmentation.adaptive:
+                images, boundary = self.augmentation.ada_images, self.objective.boundary
+                make = partial(AdaptiveGAN, ada=ADA(augment, images, boundary))
+        return make(
             G,
             D,
             self.objective,
@@ -173,6 +221,7 @@ class Recipe:
             pixels=self.pixels,
             classes=self.classes,
             steps=self.steps,
+            decay_steps=(steps or self.steps) if self.lr_decay else None,
         )
 
     def with_classes(self, classes: int) -> "Recipe":
@@ -182,6 +231,20 @@ class Recipe:
         nets = {name: getattr(self, name) for name in ("generator", "discriminator")}
         nets = {name: partial(make, classes=classes) for name, make in nets.items()}
         return replace(self, classes=classes, **nets)
+
+    def with_augmentation(self, augmentation: Augmentation) -> "Recipe":
+        """Return the recipe with augmentation as the first layer of D.
+
+        Raises UserError for ADA with an objective whose scores have no boundary, and for a penalty
+        in inference mode, in which nothing is augmented.
+        """
+        augmentation.check(self.objective)
+        if self.penalty is not None and self.schedule.penalty_mode == "inference":
+            raise UserError(
+                f"the penalty of {self.name} is taken in inference mode, in which nothing is "
+                "augmented, so that it would be that of another D: leave --augment out"
+            )
+        return replace(self, augmentation=augmentation)
 
     def with_lr(self, lr: float) -> "Recipe":
         """Return the recipe with one learning rate for both players."""

@@ -14,10 +14,16 @@ from dataclasses import replace
 from functools import partial
 
 from rawgan.gan import Schedule
-from rawgan.init import dcgan_init, gulrajani_uniform, he_uniform
+from rawgan.init import (
+    dcgan_init,
+    gulrajani_uniform,
+    he_uniform,
+    normal_init,
+    residual_glorot_uniform,
+)
 from rawgan.layers import Sequential
 from rawgan.losses import ACGAN, BCE, Hinge, LeastSquares, RpGAN, Wasserstein
-from rawgan.models import atienza, dcgan, gulrajani, r3gan, raschka
+from rawgan.models import atienza, dcgan, gulrajani, r3gan, raschka, sngan
 from rawgan.models.recipe import Make, Recipe, Setting
 from rawgan.optim import Adam, RMSprop
 from rawgan.penalties import R1, R2, WGANGP
@@ -96,6 +102,35 @@ R3GAN = Recipe(
         " CIFAR-10 takes batches of 512, and rate 2e-4 to 5e-5, beta2 0.9 to 0.99 and weight 0.05"
         " to 0.005 along a cosine",
         "no augmentation, and no moving average of G unless --ema asks for it",
+    ),
+)
+
+
+SNGAN_RESNET = Recipe(
+    name="sngan_resnet",
+    source="Miyato et al. 2018 (arXiv:1802.05957), its ResNets, trained as in mimicry",
+    generator=sngan.generator,
+    discriminator=sngan.discriminator,
+    objective=Hinge(),
+    generator_optimizer=partial(Adam, lr=2e-4, betas=(0.0, 0.9)),
+    discriminator_optimizer=partial(Adam, lr=2e-4, betas=(0.0, 0.9)),
+    default=Setting(32, 400, lr=1e-3),
+    init=residual_glorot_uniform,
+    data="cifar10",
+    size=32,
+    channels=3,
+    width=256,
+    z=128,
+    schedule=Schedule(resample_z=True, critic_steps=lambda step: 5),
+    steps=100_000,
+    lr_decay=True,
+    departures=(
+        "the steps of D come before that of G, which learns from 64 fakes; in the code of the paper"
+        " and in mimicry that of G comes first, in the former with 128 fakes",
+        "nearest upsampling, first biases of 0, and shortcuts that take x before the ReLU, as in"
+        " the code of the paper; in mimicry upsampling is bilinear, and the first ReLU of a block"
+        " of D, computed in place, acts on its shortcut too",
+        "the 1x1 convolution of a shortcut is computed on the smaller image, with the same result",
     ),
 )
 
@@ -270,6 +305,43 @@ _ALL = (
         departures=("one linear layer gives D's 11 scores, real or fake and ten classes",),
     ),
     R3GAN,
+    Recipe(
+        name="sngan",
+        source="Miyato et al. 2018 (arXiv:1802.05957), its plain networks as in chainer-gan-lib",
+        generator=sngan.plain_generator,
+        discriminator=sngan.plain_discriminator,
+        objective=Hinge(),
+        generator_optimizer=ADAM_DCGAN,
+        discriminator_optimizer=ADAM_DCGAN,
+        default=Setting(16, 600, lr=1e-3),
+        init=partial(normal_init, std=0.02),
+        data="cifar10",
+        size=32,
+        channels=3,
+        width=64,
+        z=128,
+        draw="uniform",
+        steps=100_000,
+        departures=(
+            "hinge loss, for which the paper has better scores than for the cross-entropy of"
+            " chainer-gan-lib",
+        ),
+    ),
+    SNGAN_RESNET,
+    replace(
+        SNGAN_RESNET,
+        name="sngan_projection",
+        source="Miyato & Koyama 2018 (arXiv:1802.05637), its ResNets, trained as in mimicry",
+        generator=conditional(sngan.generator),
+        discriminator=conditional(sngan.discriminator),
+        default=Setting(32, 400, lr=1e-3),
+        classes=10,
+        departures=(
+            *SNGAN_RESNET.departures,
+            "first scales of 1 in the conditional BatchNorm, as in the code of the paper; in"
+            " mimicry N(1, 0.02^2)",
+        ),
+    ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ALL}

@@ -102,7 +102,8 @@ class PlannedStep:
 
     def check(self, precision: str) -> None:
         """Raise UserError where the step, its precision or its ranks are not planned."""
-        for feature, present in self.unsupported().items():
+        features = {"a learning rate that decays": self.gan.decay is not None}
+        for feature, present in (features | self.unsupported()).items():
             if present:
                 raise UserError(
                     f"{self.gan.name} has {feature}, which the planned step does not support"

@@ -34,6 +34,10 @@ CHARTS = {  # charts from metrics.csv: title: ({column: label}, explanation)
         {"gradient_norm": "mean |dD/dx|"},
         "Where it is penalised, it should come to rest near 1.",
     ),
+    "Adaptive augmentation": (
+        {"augment_p": "probability p", "real_sign": "mean sign of D(x), real"},
+        "p rises while the mean sign is above 0.6: D then takes most real pictures for real.",
+    ),
     "Reconstruction": (
         {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL to the prior"},
         "What the autoencoder minimises.",

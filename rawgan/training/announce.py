@@ -14,6 +14,8 @@ def print_recipe(recipe: Recipe, gan: GAN, setting: Setting, batch: int) -> None
     G, D = (parameter_count(net) for net in (gan.generator, gan.discriminator))
     print(f"Recipe: {recipe.name}, {recipe.source}. G has {G:,} parameters, D {D:,}.")
     print(f"Setting: {printable(recipe.describe(setting, batch), 200)}.")
+    if recipe.augmentation:
+        print(f"Augmentation: {recipe.augmentation}.")
     if remark := recipe.shortfall(setting):
         print(f"Source: {printable(remark, 500)}.")
     if note := slow_first_steps(recipe.schedule.critic_steps):

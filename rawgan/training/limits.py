@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rawgan.data import summary
 from rawgan.errors import UserError
-from rawgan.models.recipes import RECIPES
+from rawgan.models.recipe_file import check_networks, code_of
 from rawgan.parallel import Ranks
 from rawgan.training.options import Options
 
@@ -33,12 +33,15 @@ def check_before_loading(options: Options) -> None:
             "unconditional recipe"
         )
     shape = options.natural_size(), options.channels or 1, options.width or recipe.width
-    try:
-        recipe.generator(*shape, z=recipe.z), recipe.discriminator(*shape)
-    except UserError as error:
-        natural = f" ({options.data} has images of {about.side}x{about.side})"
-        remark = "" if options.size or not about.side else natural
-        raise UserError(f"{error}{remark}: give another --size") from error
+    with code_of(recipe):
+        try:
+            recipe.generator(*shape, z=recipe.z), recipe.discriminator(*shape)
+        except UserError as error:
+            natural = f" ({options.data} has images of {about.side}x{about.side})"
+            remark = "" if options.size or not about.side else natural
+            raise UserError(f"{error}{remark}: give another --size") from error
+        if recipe.file:
+            check_networks(recipe, *shape)
 
 
 def with_batch(options: Options, N: int, ranks: Ranks) -> Options:
@@ -46,7 +49,7 @@ def with_batch(options: Options, N: int, ranks: Ranks) -> Options:
 
     The batch of a recipe is lowered; one that was given is left, and refused if it is too large.
     """
-    usual = RECIPES[options.recipe].batch
+    usual = options.declared.batch
     if options.batch or usual <= N:
         return options
     batch = N - N % ranks.size

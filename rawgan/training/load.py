@@ -12,10 +12,11 @@ from rawgan.files import kind
 from rawgan.layers import Parameters, Sequential, parameter_count
 from rawgan.models import autoencoder
 from rawgan.models.recipe import Recipe
+from rawgan.models.recipe_file import read_recipe_file
 from rawgan.models.recipes import RECIPES
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.options import integer_in, is_text, read_config
-from rawgan.training.run_folder import load_weights
+from rawgan.training.run_folder import RECIPE, load_weights
 
 VAE = Recipe(
     name="vae",
@@ -36,29 +37,36 @@ NETWORKS = (*GENERATORS, "discriminator")
 
 
 def load_generator(
-    run: Path, device: Device = CPU, step: int | None = None
+    run: Path,
+    device: Device = CPU,
+    step: int | None = None,
+    recipe_file: Path | None = None,
 ) -> tuple[Recipe, Sequential, dict]:
     """Return the recipe, the trained generator (or its average) and the config of a run.
 
     Arguments and errors are those of load_player.
     """
-    return load_player(run, None, device, step)
+    return load_player(run, None, device, step, recipe_file)
 
 
 def load_player(
-    run: Path, who: str | None = None, device: Device = CPU, step: int | None = None
+    run: Path,
+    who: str | None = None,
+    device: Device = CPU,
+    step: int | None = None,
+    recipe_file: Path | None = None,
 ) -> tuple[Recipe, Sequential, dict]:
     """Return the recipe, one trained network on the device, and the config of a run folder.
 
     who: a name of NETWORKS; None for the first of GENERATORS that the run has. step: that of a
-    checkpoint; None for the last weights. Raises UserError for
+    checkpoint; None for the last weights. recipe_file: as in recipe_of_run. Raises UserError for
     a folder, config.json or weights that are missing or broken, an unknown recipe, a network that
     the run does not have, and weights that are not finite or do not fit the network.
     """
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}; give one that a training left")
-    config, recipe = load_config(run / "config.json")
+    config, recipe = load_config(run / "config.json", recipe_file)
     arrays, path = trained_arrays(run, step)
     parts = {
         name: {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")}
@@ -95,13 +103,47 @@ def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
     return recipe.generator(*shape, z=recipe.z)
 
 
-def load_config(path: Path) -> tuple[dict, Recipe]:
-    """Return the content of a config.json and its recipe.
+def recipe_of_run(
+    config: dict,
+    path: Path,
+    recipe_file: Path | None = None,
+    usage: str = "--recipe {run}/{file}",
+) -> Recipe | None:
+    """Return the recipe of the recipe file that a run belongs to; None for a recipe of the library.
+
+    A run folder may come from anybody, and recipe.py in it is a program: it is executed only where
+    `recipe_file` names it. config: the content of `path`, the run's config.json. recipe_file: the
+    file to execute, this copy or another, with the SHA-256 of the config. usage: how a command line
+    names it. Raises UserError where it is needed and not named, or is another file.
+    """
+    run, sha256 = path.parent, config.get("recipe_sha256")
+    if sha256 is None and recipe_file is None:
+        return None
+    if sha256 is None:
+        raise UserError(
+            f"{run} is a run of {config['recipe']!r:.80}, without a recipe file: leave "
+            f"{recipe_file} out"
+        )
+    if recipe_file is None:
+        raise UserError(
+            f"{run} has its networks in a recipe file, a program, which is executed only where you "
+            f"name it: {usage.format(run=run, file=RECIPE)}, if you trust this copy, or your own"
+        )
+    recipe = read_recipe_file(recipe_file, str(sha256))
+    if recipe.name != config["recipe"]:
+        raise UserError(f"{path} names {config['recipe']!r:.80}, and {recipe_file} {recipe.name}")
+    return recipe
+
+
+def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Recipe]:
+    """Return the content of a config.json and its recipe. recipe_file: as in recipe_of_run.
 
     Raises UserError unless its networks can be made.
     """
     config = read_config(path)
     known = RECIPES | {VAE.name: VAE}
+    if recipe := recipe_of_run(config, path, recipe_file):
+        known = {recipe.name: recipe}
     if config["recipe"] not in known:
         raise UserError(
             f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; "

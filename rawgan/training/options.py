@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from rawgan.ada import Augmentation
 from rawgan.data import summary
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError, alternatives
 from rawgan.files import Unreadable, read_json
 from rawgan.models.recipe import DIGITS, Recipe
+from rawgan.models.recipe_file import read_recipe_file
 from rawgan.models.recipes import RECIPES
 from rawgan.parallel import BACKENDS
 from rawgan.precision import PRECISIONS
@@ -25,7 +27,8 @@ PRECISION_CHOICES = ("auto", *PRECISIONS)
 class Options:
     """Options of a training; None stands for the value of the recipe's source or of the data.
 
-    `with_defaults` gives those of `rawgan train`.
+    `with_defaults` gives those of `rawgan train`. of_file: the recipe, where it was read from a
+    file; else it is that of the library called `recipe`.
     """
 
     recipe: str
@@ -39,6 +42,8 @@ class Options:
     real_label: float = 1.0
     ema: float | None = None
     flip: bool = False
+    augment: str | None = None
+    ada_images: int | None = None
     seed: int = 0
     device: str = "auto"
     path: str = "auto"  # what computes the steps; path.py resolves it, and the precision
@@ -50,21 +55,23 @@ class Options:
     parallel: str = "none"
     batchnorm: str = "local"
     skip_broken: bool = False
+    of_file: Recipe | None = field(default=None, repr=False)
 
     @classmethod
     def with_defaults(
-        cls, recipe: str, data: str | None = None, source: bool = False, **options
+        cls, recipe: str | Recipe, data: str | None = None, source: bool = False, **options
     ) -> "Options":
         """Return the options of `rawgan train`: what is None comes from the recipe's setting.
 
-        source: take the setting of the recipe's source, its images too. Raises UserError for an
-        unknown recipe, and where the images of the source have no name.
+        recipe: as find_recipe takes it, or what it returned. source: take the setting of the
+        recipe's source, its images too. Raises UserError for an unknown recipe, and where the
+        images of the source have no name.
         """
-        require_recipe(recipe)
-        setting = RECIPES[recipe].of_source if source else RECIPES[recipe].default
+        recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+        setting = recipe.of_source if source else recipe.default
         if data is None and setting.data is None:
             raise UserError(
-                f"the images of the source of {recipe} ({setting.image}) are none that rawgan "
+                f"the images of the source of {recipe.name} ({setting.image}) are none that rawgan "
                 "downloads: add --data FOLDER"
             )
         data = data or setting.data
@@ -73,14 +80,19 @@ class Options:
         for name in names:
             if options.get(name) is None:
                 options[name] = getattr(setting, name)
-        return cls(recipe, data, **options)
+        return cls(recipe.name, data, of_file=recipe if recipe.file else None, **options)
+
+    @property
+    def declared(self) -> Recipe:
+        """Return the recipe as it is declared. Raises UserError for an unknown name."""
+        return self.of_file or library_recipe(self.recipe)
 
     def recipe_with_overrides(self) -> Recipe:
-        """Return the recipe with the learning rate and label smoothing of valid options.
+        """Return the recipe with learning rate, label smoothing and augmentation of valid options.
 
-        Raises UserError where its objective has no label smoothing.
+        Raises UserError where its objective has no label smoothing, or cannot be augmented.
         """
-        recipe = RECIPES[self.recipe]
+        recipe = self.declared
         if self.lr is not None:
             recipe = recipe.with_lr(self.lr)
         if self.real_label != 1:
@@ -90,11 +102,19 @@ class Options:
                 )
             except NotImplementedError as error:
                 raise UserError(f"{recipe.name}: {error}: leave --real-label out") from error
-        return recipe
+        augmentation = self.augmentation()
+        return recipe.with_augmentation(augmentation) if augmentation else recipe
+
+    def augmentation(self) -> Augmentation | None:
+        """Return the augmentation of --augment and --ada-images, None without. Raises UserError."""
+        if self.augment is not None:
+            return Augmentation.parse(self.augment, self.ada_images)
+        if self.ada_images is not None:
+            raise UserError("--ada-images goes with --augment ada: give both, or neither")
+        return None
 
     def validate(self) -> None:
         """Raise UserError for an unknown recipe and for any option out of range."""
-        require_recipe(self.recipe)
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"a learning rate is a positive number, not {self.lr}")
         if self.batchnorm not in BATCHNORM:
@@ -125,13 +145,25 @@ class Options:
         """Return the side of the images: of the options, else of the data, else of the recipe."""
         if self.size is not None:
             return self.size
-        return natural_size(self.data, RECIPES[self.recipe].size)
+        return natural_size(self.data, self.declared.size)
 
 
-def require_recipe(name: str) -> None:
-    """Raise UserError, with the names that there are, unless a recipe has this name."""
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of a recipe file, a path that ends in .py, or of the library.
+
+    Raises UserError for an unknown name, and for a file without a recipe.
+    """
+    return read_recipe_file(Path(name)) if name.endswith(".py") else library_recipe(name)
+
+
+def library_recipe(name: str) -> Recipe:
+    """Return the recipe of this name. Raises UserError, with the names that there are."""
     if name not in RECIPES:
-        raise UserError(f"{name!r} is no recipe to train; {alternatives(name, RECIPES)}")
+        raise UserError(
+            f"{name!r} is no recipe to train; {alternatives(name, RECIPES)}, or a recipe file, "
+            "FILE.py"
+        )
+    return RECIPES[name]
 
 
 def natural_size(data: str, otherwise: int = 28) -> int:
@@ -191,6 +223,8 @@ FIELDS = {  # the check of each option in a config.json
     "real_label": number_in(0.5, 1),
     "ema": optional(number_in(0, 0.99999)),
     "flip": lambda value: type(value) is bool,
+    "augment": optional(text),
+    "ada_images": optional(integer_in(1, 10**12)),
     "seed": integer_in(0, 2**128),
     "device": lambda value: value in ("auto", "cpu", "gpu"),
     "path": lambda value: value in PATHS,
@@ -209,7 +243,7 @@ KEYS = {"data": "source"}
 
 def to_config(options: Options) -> dict:
     """Return the options under their names in config.json."""
-    return {KEYS.get(name, name): value for name, value in asdict(options).items()}
+    return {KEYS.get(name, name): getattr(options, name) for name in FIELDS}
 
 
 def from_config(config: dict, path: Path) -> Options:
@@ -238,12 +272,12 @@ def read_config(path: Path) -> dict:
 def upgraded(config: dict) -> dict:
     """Return a config.json of any version in the current format.
 
-    Before --skip-broken, no picture was skipped.
+    Before --augment nothing was augmented, and before --skip-broken no picture was skipped.
 
     Before --path, the booleans `kernels` and `planned` chose the path, and `path` named the
     backend; other values of theirs give the path None, which from_config refuses.
     """
-    config = {"skip_broken": False} | config
+    config = {"augment": None, "ada_images": None, "skip_broken": False} | config
     old = {name: config[name] for name in ("kernels", "planned") if name in config}
     if not old:
         return config

@@ -27,6 +27,9 @@ PENALTY_CURVES: Panels = {
 NORM_CURVES: Panels = {
     "mean |dD/dx| where it is penalised": {"gradient_norm": "gradient norm"},
 }
+ADA_CURVES: Panels = {
+    "adaptive augmentation": {"augment_p": "probability p", "real_sign": "mean sign of D(x), real"},
+}
 GRID_BYTES, GRID_PIXELS = 1 << 30, 320 << 20  # of a sample grid that is read
 FRAMES, FRAME_MS = 60, 200  # of progress.gif
 FRAME = 2048  # pixels of the longer side of one
@@ -39,7 +42,9 @@ def curves(recipe: Recipe) -> Panels:
     """Return the panels that losses.png has for a recipe."""
     penalties = as_penalties(recipe.penalty)
     of_gradient = any(penalty.of_gradient for penalty in penalties)
-    return CURVES | (PENALTY_CURVES if penalties else {}) | (NORM_CURVES if of_gradient else {})
+    panels = CURVES | (PENALTY_CURVES if penalties else {}) | (NORM_CURVES if of_gradient else {})
+    adaptive = recipe.augmentation is not None and recipe.augmentation.adaptive
+    return panels | (ADA_CURVES if adaptive else {})
 
 
 def columns(panels: Panels) -> tuple[str, ...]:

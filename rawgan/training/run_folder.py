@@ -6,26 +6,25 @@ and refuses a folder with anything that this run cannot have written.
 
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-import rawgan
-from rawgan.cpu import blas_name
-from rawgan.errors import UserError, printable, reason
+from rawgan.errors import UserError, reason
 from rawgan.files import Unreadable, kind, load_arrays, locked, save_arrays, write_whole
+from rawgan.models.recipe import RecipeFile
+from rawgan.training.software import software
 from rawgan.training.tables import Row, Table, read_rows
 
 Columns = dict[str, tuple[str, ...]]  # of each table by its name
+RECIPE = "recipe.py"  # the copy of a recipe file
 FOLDERS = ("samples", "checkpoints", "tensorboard")  # of a run
 FILES = (
     "config.json",
+    RECIPE,
     "weights.safetensors",
     "diagnosis.txt",
     "report.html",
@@ -78,12 +77,21 @@ class RunFolder:
         }
 
     @classmethod
-    def new(cls, path: Path, config: dict, tables: Columns, created: bool = False) -> "RunFolder":
+    def new(
+        cls,
+        path: Path,
+        config: dict,
+        tables: Columns,
+        created: bool = False,
+        recipe_file: RecipeFile | None = None,
+    ) -> "RunFolder":
         """Reserve a new or empty folder, lock it, and write config.json and empty tables.
 
-        created: the folder was just created for this run. Raises UserError if it holds anything or
-        cannot be created: nothing is overwritten, and what this call created is removed.
+        created: the folder was just created for this run. recipe_file: of which the folder keeps a
+        copy. Raises UserError if it holds anything or cannot be created: nothing is overwritten,
+        and what this call created is removed.
         """
+        config = config | (recipe_file.entry if recipe_file else {})
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +114,7 @@ class RunFolder:
                     entry.unlink()
                 try:
                     write_config(path, config | software())
+                    keep_recipe(path, recipe_file)
                     (path / "samples").mkdir()
                     run = cls(path, tables)
                 except BaseException:
@@ -238,6 +247,7 @@ def remove_start(path: Path, tables, created: bool) -> None:
     """Remove what a start has written into a run folder, and the folder if `created` for it."""
     for name in (
         "config.json",
+        RECIPE,
         "diagnosis.txt",
         "real.png",
         "samples/step_000000.png",
@@ -348,48 +358,15 @@ def temporaries(run: Path, tables) -> list[Path]:
     return parts
 
 
+def keep_recipe(folder: Path, file: RecipeFile | None) -> None:
+    """Write recipe.py, the copy of a recipe file, unless it is there."""
+    if file and kind(folder / RECIPE) is None:
+        write_whole(folder / RECIPE, file.content)
+
+
 def write_config(folder: Path, config: dict) -> None:
     """Write config.json in one piece."""
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
-
-
-def software() -> dict:
-    """Return the versions of libraries, and rawgan's commit where it runs from a git checkout."""
-    versions = {
-        "rawgan": rawgan.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": blas_name(),
-    }
-    return {"versions": versions, "commit": commit_of(Path(rawgan.__file__).parents[1])}
-
-
-def commit_of(root: Path) -> str | None:
-    """Return the commit of a git checkout, with "-dirty" if files have changed; else None.
-
-    Git takes no lock for it: a process killed meanwhile would leave that lock in the repository.
-    """
-    if not (root / ".git").exists() or not (git := shutil.which("git")):
-        return None
-    status = [git, "--no-optional-locks", "-C", str(root), "status"]
-    status += ["--porcelain=v2", "--branch", "--untracked-files=no"]
-    text = subprocess.run(status, check=False, capture_output=True, text=True).stdout
-    commit = re.search(r"^# branch\.oid ([0-9a-f]+)$", text, re.MULTILINE)
-    changed = re.search(r"^[^#]", text, re.MULTILINE)
-    return commit and commit[1] + ("-dirty" if changed else "")
-
-
-def warn_of_other_libraries(config: dict) -> None:
-    """Warn where NumPy or BLAS, on which the bits of a step depend, differ from the run's start."""
-    before, now = config.get("versions"), software()["versions"]
-    for name in ("numpy", "blas"):
-        if isinstance(before, dict) and before.get(name, now[name]) != now[name]:
-            was = printable(before[name], 80)
-            print(
-                f"warning: the run began with {name} {was} and goes on with {now[name]}: "
-                "its bits may differ",
-                file=sys.stderr,
-            )
 
 
 def load_weights(path: Path) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rawgan.ada import ADA, AdaptiveGAN
 from rawgan.backend import Array, Device, to_host, use_kernels
 from rawgan.cpu import set_up
 from rawgan.data import Images, load, to_uint8
@@ -16,8 +17,8 @@ from rawgan.ema import EMA
 from rawgan.errors import UserError, printable
 from rawgan.layers import Sequential, state
 from rawgan.models.recipe import Setting
-from rawgan.models.recipes import RECIPES
 from rawgan.parallel import SINGLE_PROCESS, Ranks
+from rawgan.penalties import Penalties
 from rawgan.random import Random
 from rawgan.training.announce import print_recipe
 from rawgan.training.checkpoint import fingerprint, former_identity, load_checkpoint
@@ -51,7 +52,8 @@ class Session:
         self.recipe = fitted_recipe(options.recipe_with_overrides(), images)
         self.random = Random(options.seed)
         _, H, _, C = images.images.shape
-        self.gan = self.recipe.build(self.random, H, C, options.width, device)
+        shape = H, C, options.width
+        self.gan = self.recipe.build(self.random, *shape, device, steps=options.steps)
         G = self.gan.generator_optimizer.parameters
         self.average = EMA(G, options.ema) if options.ema else None
         self.gan.join(ranks, options.batchnorm == "synchronised")
@@ -158,12 +160,14 @@ class Session:
             "seed": options.seed,
             "ema": options.ema,
             "flip": options.flip,
+            "augment": options.augment,
+            "ada_images": options.ada_images,
             "lr": options.lr,
             "real_label": options.real_label,
             "planned": options.path == "planned",
             "precision": options.precision,
             "images": self.fingerprint,
-        }
+        } | (self.recipe.file.entry if self.recipe.file else {})
 
     def require_same_state(self) -> None:
         """Raise UserError unless identity, step and arrays are the same on all ranks."""
@@ -180,7 +184,13 @@ class Session:
             "t": {player: optimizer.t for player, optimizer in self.optimizers.items()},
             "random": self.random.state(),
             "feed": self.prefetcher.state if self.prefetcher else self.feed.state(),
-        } | ({"penalties": penalties.state()} if (penalties := self.gan.penalties).lazy else {})
+        } | {name: part.state() for name, part in self.stateful().items()}
+
+    def stateful(self) -> dict[str, Penalties | ADA]:
+        """Return the parts of the GAN with numbers of their own, by their names in a checkpoint."""
+        gan = self.gan
+        parts = {"penalties": gan.penalties} if gan.penalties.lazy else {}
+        return parts | ({"ada": gan.ada} if isinstance(gan, AdaptiveGAN) else {})
 
     def restore(self, path: Path, switched: bool = False) -> None:
         """Load a checkpoint. Raises UserError, naming the file, unless it is one of this run.
@@ -276,8 +286,8 @@ class Session:
             self.done, counts = saved["step"], saved["t"]
             for player, optimizer in self.optimizers.items():
                 optimizer.t = counts[player]
-            if (penalties := self.gan.penalties).lazy:
-                penalties.restore(saved["penalties"], self.optimizers["generator"].parameters.flat)
+            for name, part in self.stateful().items():
+                part.restore(saved[name], self.optimizers["generator"].parameters.flat)
             counts = self.done, *(optimizer.t for optimizer in self.optimizers.values())
             if not all(map(integer_in(0, 10**18), counts)):
                 raise ValueError("a count out of range")
@@ -368,7 +378,7 @@ def open_session(options: Options, ranks: Ranks, reason: str = "as requested") -
     print(f"Data: {len(images)} images of {H}x{H}x{C}: {printable(images.source)}.")
     for sentence in images.notes:
         print(f"      The {sentence}.")
-    if RECIPES[options.recipe].classes and images.labels is not None:
+    if options.declared.classes and images.labels is not None:
         print(f"Classes: {len(images.classes)}: {printable(', '.join(images.classes), 200)}.")
     options = with_batch(options, len(images), ranks)
     with warnings.catch_warnings(record=True) as caught:

@@ -33,6 +33,7 @@ class ShortRun:
             free_folder(Path("runs") / f"{recipe.name}-{images.name}"),
             config,
             {"metrics": columns(curves(recipe))},
+            recipe_file=recipe.file,
         )
 
     def log(self, step: int, metrics: dict[str, Array]) -> None:

@@ -14,8 +14,16 @@ from rawgan.parallel import connect
 from rawgan.training.callbacks import MainCallbacks, WorkerCallbacks
 from rawgan.training.checkpoint import checkpoints, save_checkpoint
 from rawgan.training.graph_runner import GraphRunner
+from rawgan.training.load import recipe_of_run
 from rawgan.training.loop import LOG_EVERY, Recorder, train_loop
-from rawgan.training.options import Options, from_config, integer_in, read_config, to_config
+from rawgan.training.options import (
+    Options,
+    from_config,
+    integer_in,
+    library_recipe,
+    read_config,
+    to_config,
+)
 from rawgan.training.path import requested_device
 from rawgan.training.plots import columns, curves
 from rawgan.training.run_folder import (
@@ -24,15 +32,16 @@ from rawgan.training.run_folder import (
     check_folder,
     check_free,
     free_folder,
+    keep_recipe,
     load_weights,
-    software,
-    warn_of_other_libraries,
     write_config,
 )
 from rawgan.training.session import Session, open_session
+from rawgan.training.software import software, warn_of_other_libraries
 from rawgan.training.tensorboard import Board, require_tensorboard
 
 WEIGHTS = "weights.safetensors"
+TRAIN_USAGE = "rawgan train {run}/{file} --resume {run}"
 RESOLVED = ("device", "path", "precision")  # in config.json twice: as requested, and as resolved
 
 
@@ -71,7 +80,8 @@ def new_run(options: Options, out: Path | None = None) -> Iterator[tuple[Session
                 config = {"recipe": options.recipe, "data": session.images.name}
                 config |= to_config(options) | requested | last_computed(session)
                 config |= of_images(session)
-                run = RunFolder.new(folder, config, tables(session).columns, created=out is None)
+                columns, file = tables(session).columns, session.recipe.file
+                run = RunFolder.new(folder, config, columns, out is None, file)
         try:
             with recorded(session, run, board) as recorder:
                 yield session, recorder
@@ -106,17 +116,18 @@ def absolute(data: str) -> str:
     return data if data in NAMES else str(Path(data).expanduser().resolve())
 
 
-def resume(folder: Path, **changes) -> tuple[int, int]:
+def resume(folder: Path, recipe_file: Path | None = None, **changes) -> tuple[int, int]:
     """Train on from the last checkpoint of a run, with some options changed; return as `start`.
 
-    Raises UserError.
+    recipe_file: as in recipe_of_run. Raises UserError.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; give one that a training left")
     check_folder(folder)
     config = read_config(folder / "config.json")
-    before = from_config(config, folder / "config.json")
+    recipe = recipe_of_run(config, folder / "config.json", recipe_file, TRAIN_USAGE)
+    before = replace(from_config(config, folder / "config.json"), of_file=recipe)
     options = changed(before, changes)
     if options.data not in NAMES and not os.path.exists(options.data):
         raise UserError(
@@ -166,6 +177,7 @@ def resume(folder: Path, **changes) -> tuple[int, int]:
                 config_now = config | to_config(options) | requested | last_computed(session)
                 config_now |= remembered(before, options, config)
                 write_config(folder, config_now)
+                keep_recipe(folder, session.recipe.file)
         for sentence in differences(before, options, session):
             print(sentence, flush=True)
         warn_of_other_libraries(config)
@@ -183,15 +195,19 @@ def is_imported(folder: Path) -> bool:
     return "imported" in config and "steps" not in config
 
 
-def train_imported(folder: Path, **options_of_run) -> tuple[int, int]:
+def train_imported(
+    folder: Path, recipe_file: Path | None = None, **options_of_run
+) -> tuple[int, int]:
     """Train imported networks in their run folder, with the given options; return as `start`.
 
-    A checkpoint of step 0 keeps them as they were imported. Raises UserError, also where one of
-    the two players was not imported.
+    A checkpoint of step 0 keeps them as they were imported. recipe_file: as in recipe_of_run.
+    Raises UserError, also where one of the two players was not imported.
     """
     folder = Path(folder)
     check_folder(folder)
-    config, weights = read_config(folder / "config.json"), load_weights(folder / WEIGHTS)
+    config = read_config(folder / "config.json")
+    recipe = recipe_of_run(config, folder / "config.json", recipe_file, TRAIN_USAGE)
+    weights = load_weights(folder / WEIGHTS)
     players = {name.partition(".")[0] for name in weights}
     if missing := {"generator", "discriminator"} - players:
         raise UserError(
@@ -199,7 +215,8 @@ def train_imported(folder: Path, **options_of_run) -> tuple[int, int]:
             "rawgan import FILE --discriminator FILE"
         )
     shape = {name: config.get(name) for name in ("size", "channels", "width")}
-    options = Options.with_defaults(config["recipe"], **shape, **options_of_run)
+    recipe = recipe or library_recipe(config["recipe"])  # no path, whatever the config names
+    options = Options.with_defaults(recipe, **shape, **options_of_run)
     with connect(options.parallel) as ranks, ExitStack() as locks:
         with ranks.all_or_raise():
             board, run = require_tensorboard(options.tensorboard), NullRunFolder()
@@ -217,6 +234,7 @@ def train_imported(folder: Path, **options_of_run) -> tuple[int, int]:
                 save_checkpoint(folder, 0, session.arrays(), session.state_dict(), options.keep)
                 run = RunFolder.reopen(folder, columns_of_tables, 0, periods, config, weights)
                 write_config(folder, config | software())
+                keep_recipe(folder, session.recipe.file)
         print(f"Training the imported networks in {folder} on.", flush=True)
         with recorded(session, run, board) as recorder:
             return train_session(session, recorder), options.steps
@@ -250,6 +268,11 @@ def differences(before: Options, options: Options, session: Session) -> list[str
         sentences.append(
             f"Learning rate: {new} from step {session.done} on, in the place of {old}: the run is "
             "no longer that of its seed alone."
+        )
+    if options.steps != before.steps and session.recipe.lr_decay:
+        sentences.append(
+            f"Learning rate: falls to 0 at step {options.steps}, in the place of {before.steps}: "
+            "the run is no longer that of its seed alone."
         )
     if options.data != before.data:
         sentences.append(f"Data: the same pictures as in {printable(before.data)}.")
@@ -337,7 +360,8 @@ def recorded(
         print(f"Triton kernels launched: {launches_text(session.graph_runner, first, done)}.")
     print(f"{counted(done, 'step')} done; samples, curves, metrics and weights are in {run.path}/")
     if done < options.steps:
-        print(f"To go on with it: rawgan train --resume {run.path}")
+        file = f"{session.recipe.command_name} " if session.recipe.file else ""
+        print(f"To go on with it: rawgan train {file}--resume {run.path}")
 
 
 def launches_text(runner: GraphRunner | None, first: int, done: int) -> str:

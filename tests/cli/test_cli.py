@@ -248,6 +248,7 @@ class TestTrain:
             "--skip-broken",
             "--batch 4",
             "--flip",
+            "--augment color",
             "--out elsewhere",
             "dcgan",
         ],

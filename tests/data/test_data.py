@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rawgan.data import NAMES, Batches, Images, idx, load, to_float, to_uint8
+from rawgan.data import NAMES, Batches, Images, idx, installed, load, to_float, to_uint8
 from rawgan.errors import UserError
 from rawgan.training.options import natural_size
 from tests.support.data_files import one_sentence, pictures, write_set
@@ -115,7 +115,8 @@ class TestArguments:
 
 
 def test_every_name_has_a_natural_size():
-    assert [natural_size(name) for name in NAMES] == [
+    always = [name for name in NAMES if name not in installed.KNOWN]
+    assert [natural_size(name) for name in always] == [
         16,
         28,
         28,

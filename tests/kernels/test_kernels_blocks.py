@@ -22,6 +22,7 @@ from tests.support.reference import assert_close, randomize
 LABELS = np.array([2, 0, 2, 3])
 IMAGE, ROW = (4, 3, 2, 2), (4, 5)
 CASES = {  # a layer and its batch shape
+    "Augment": (lambda: L.Augment(pixels="unit"), (4, 9, 6, 3)),
     "PixelNorm": (lambda: L.PixelNorm(0.1), IMAGE),
     "PixelNorm of rows": (lambda: L.PixelNorm(0.1), ROW),
     "MinibatchStd": (lambda: L.MinibatchStd(2, 0.1), IMAGE),
@@ -38,6 +39,7 @@ def passes(name: str, dtype) -> dict[str, np.ndarray]:
     labelled = name.startswith("Conditional")
     net = L.ConditionalSequential(layer) if labelled else L.Sequential(layer)
     randomize(net, rng, dtype=dtype)
+    net.bind(np.random.default_rng(1))
     x, ddx = (rng.normal(size=shape).astype(np.float32).astype(dtype) for _ in range(2))
     y, cache = net.forward((x, LABELS) if labelled else x)
     dy = rng.normal(size=y.shape).astype(np.float32).astype(dtype)

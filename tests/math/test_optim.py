@@ -9,7 +9,7 @@ import torch
 from rawgan.backend import to_host
 from rawgan.init import dcgan_init
 from rawgan.layers import BatchNorm, Linear, Parameters, Sequential
-from rawgan.optim import SGD, Adam, RMSprop
+from rawgan.optim import SGD, Adam, LinearDecay, RMSprop
 from tests.support.reference import assert_close, assert_same
 
 STEPS = 20
@@ -74,6 +74,31 @@ class TestAgainstPyTorch:
             lambda p: torch.optim.RMSprop(p, 1e-3, 0.9, 1e-7),
             lambda t: 1 / (1 + 0.1 * t),
         )
+
+    @everyone
+    def test_linear_decay(self, device, parameters, make):
+        """The rate falls linearly to 0 in the 20 steps, as by PyTorch's scheduler."""
+        optimizer, twins = (
+            make(parameters, 1e-2),
+            {
+                SGD: lambda p: torch.optim.SGD(p, 1e-2),
+                Adam: lambda p: torch.optim.Adam(p, 1e-2),
+                RMSprop: lambda p: torch.optim.RMSprop(p, 1e-2, 0.9, 1e-7),
+            },
+        )
+        decay, step = LinearDecay(STEPS, optimizer), optimizer.step
+
+        def decayed_step(g):
+            decay.set_rates(optimizer.t)
+            step(g)
+
+        optimizer.step = decayed_step
+        check(device, optimizer, twins[make], lambda t: 1 - t / STEPS)
+        for t in (STEPS, STEPS + 5):
+            decay.set_rates(t)
+            assert optimizer.lr == 0
+        decay.set_rates(0)
+        assert optimizer.lr == 1e-2
 
 
 class TestByHand:

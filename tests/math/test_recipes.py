@@ -32,6 +32,9 @@ ADAM = (("Adam", 2e-4, (0.5, 0.999)),) * 2
 BOOK_RMSPROP = ("RMSprop", 1e-4, 0.9, 1e-7, 3e-8), ("RMSprop", 2e-4, 0.9, 1e-7, 6e-8)
 BOOK_SCHEDULE = {"joint_batch": True, "resample_z": True, "fake_mode": "inference"}
 BOOK = (*UNIFORM, BOOK_RMSPROP, BOOK_SCHEDULE)
+SNGAN_RESNET = (
+    (128, "normal"), "tanh", 64, (("Adam", 2e-4, (0.0, 0.9)),) * 2, {"resample_z": True}, 5,
+)  # fmt: skip
 # of each source: z and its distribution, range of pixels, batch; optimizers of G and D (RMSprop:
 # lr, rho, eps, decay); changed fields of the schedule; first critic steps, penalty, clip
 TRAINING = {
@@ -68,10 +71,14 @@ TRAINING = {
         (64, "normal"), "tanh", 64, (("Adam", 2e-4, (0.0, 0.99)),) * 2, {"resample_z": True},
         1, (R1(1), R2(1)),
     ),
+    "sngan": ((128, "uniform"), "tanh", 64, ADAM, {}),
+    "sngan_resnet": SNGAN_RESNET,
+    "sngan_projection": SNGAN_RESNET,
 }  # fmt: skip
 STEPS = {  # of the sources: 100 epochs of 60,000 pictures of the second book
     "atienza_dcgan": 40_000, "atienza_cgan": 40_000, "raschka_mlp_gan": 100 * (60_000 // 64),
     "raschka_dcgan": 93_700, "raschka_wgan_gp": 100 * (60_000 // 128), "wgan_gp_mnist": 200_000,
+    "sngan": 100_000, "sngan_resnet": 100_000, "sngan_projection": 100_000,
 }  # fmt: skip
 
 
@@ -131,6 +138,7 @@ def test_hyperparameters_of_the_source(name):
     fields = Schedule(**schedule, critic_steps=gan.schedule.critic_steps)
     assert gan.schedule == fields and fields.critic_steps(0) == critic_steps
     assert (gan.penalty, gan.clip) == (penalty, clip)
+    assert recipe.lr_decay == (name in ("sngan_resnet", "sngan_projection"))
 
 
 @pytest.mark.filterwarnings("ignore:raschka_wgan_gp")
@@ -244,6 +252,7 @@ def forget_schedule(**changes):
 MISTAKES = {
     "the penalty is never called": ("wgan_gp", lambda p: p.setattr(WGANGP, "__call__", no_penalty)),
     "the critic is not clipped": ("wgan", forget("clip")),
+    "the rates do not decay": ("sngan_resnet", forget("decay")),
     "G first forgotten": ("raschka_mlp_gan", forget_schedule(order="discriminator_first")),
     "D's fakes in training mode": ("atienza_dcgan", forget_schedule(fake_mode="train")),
     "the mean over both forgotten": ("atienza_dcgan", forget_schedule(joint_batch=False)),

@@ -1,11 +1,13 @@
 """Planned steps with each arrangement of layers equal GAN.train_step, or are refused by name."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rawgan import layers
+from rawgan.ada import Augmentation
 from rawgan.errors import UserError
 from rawgan.layers import (
     BatchNorm,
@@ -122,6 +124,7 @@ def test_refused_by_every_step(name, changes, words):
         layers.GlobalMeanPool(),
         layers.GlobalSumPool(),
         layers.PixelNorm(),
+        layers.Augment(),
         layers.GaussianNoise(0.3),
         layers.MinibatchStd(),
         layers.EqualizedLR(Conv2d(2, 2, 1)),
@@ -142,6 +145,17 @@ def test_blocks_are_refused(layer):
         words = rf"does not support layer {i}, {type(layer).__name__}\b"
         with pytest.raises(UserError, match=words):
             fused_blocks(Sequential(*before, layer), (8, 8, 2 - i), "fp32")
+
+
+@pytest.mark.parametrize("name", ["dcgan", "cgan", "atienza_cgan", "wgan_gp", "wgan", "acgan"])
+def test_augmentation_is_refused(name):
+    """By every step, also before the labels of a conditional D, in one sentence."""
+    gan = RECIPES[name].with_augmentation(Augmentation()).build(Random(0), 8, 1, 8)
+    labels = np.zeros(1, np.int64) if gan.classes else None
+    with pytest.raises(UserError) as refused:
+        plan_step(gan, np.zeros((1, 8, 8, 1), np.uint8), 4, labels=labels)
+    message = str(refused.value)
+    assert re.match(r"the planned step does not support Augment\(.*\) before layer 0: ", message)
 
 
 def test_activation_of_a_label_plane():

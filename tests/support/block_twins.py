@@ -1,8 +1,10 @@
-"""PyTorch modules of pooling, blocks, reparameterized weights and minibatch statistics."""
+"""PyTorch modules of pooling, blocks, reparameterized weights, statistics and labels inside."""
 
+from collections import OrderedDict
 from math import sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -44,7 +46,8 @@ class Reparameterized(nn.Module):
 
     def __init__(self, inner, weight, g=None):
         super().__init__()
-        self.weight, self.bias, self.reweighted = inner.weight, inner.bias, weight
+        self.weight, self.reweighted = inner.weight, weight
+        self.bias = getattr(inner, "bias", None)
         self.inner = [inner]  # in a list, so that its parameters are not counted twice
         if isinstance(g, nn.Parameter):
             self.g = g
@@ -78,6 +81,65 @@ def weight_normed(layer):
     return Reparameterized(inner, weight, nn.Parameter(g) if layer.trained_scale else g)
 
 
+def spectral_norm(layer):
+    """Return the module; u is a buffer, which each training pass moves by one power iteration."""
+
+    def weight(module):
+        W, u = module.weight.flatten(1), module.u.clone()
+        with torch.no_grad():
+            v = F.normalize(u @ W, dim=0)
+            if module.training:
+                u = F.normalize(W @ v, dim=0)
+                module.u.copy_(u)
+        return module.weight / (u @ W @ v)
+
+    module = Reparameterized(make(layer.inner), weight)
+    module.register_buffer("u", torch.zeros(len(module.weight)))
+    return module
+
+
+class ConditionalSequential(nn.Sequential):
+    """A Sequential of (x, labels), which the modules inside it that have `labels` are given."""
+
+    def forward(self, pair):
+        x, labels = pair
+        for module in self.modules():
+            if hasattr(module, "labels"):
+                module.labels = labels
+        return super().forward(x)
+
+
+class ConditionalBatchNorm(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.labels, self.eps, self.momentum = None, layer.eps, layer.momentum
+        self.weight, self.bias = (
+            nn.Parameter(torch.zeros(layer.K, *layer.shape)) for _ in range(2)
+        )
+        self.register_buffer("running_mean", torch.zeros(layer.shape))
+        self.register_buffer("running_var", torch.ones(layer.shape))
+
+    def forward(self, x):
+        running = self.running_mean, self.running_var
+        xhat = F.batch_norm(
+            x, *running, training=self.training, momentum=self.momentum, eps=self.eps
+        )
+        weight, bias = (
+            p[self.labels].reshape(*xhat.shape[:2], *(1,) * (x.ndim - 2))
+            for p in (self.weight, self.bias)
+        )
+        return weight * xhat + bias
+
+
+class Projection(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.labels, self.linear, self.inner = None, make(layer.linear), make(layer.inner)
+
+    def forward(self, x):
+        return self.linear(x) + (self.inner(self.labels) * x).sum(1, keepdim=True)
+
+
 def pixel_norm(eps):
     return lambda x: x / (x.pow(2).mean(1, keepdim=True) + eps).sqrt()
 
@@ -104,6 +166,13 @@ MAKE_BLOCK = {
     layers.MinibatchStd: lambda layer: Function(minibatch_std(layer.group, layer.eps)),
     layers.EqualizedLR: equalized,
     layers.WeightNorm: weight_normed,
+    layers.SpectralNorm: spectral_norm,
+    layers.Embedding: lambda layer: nn.Embedding(layer.K, layer.C),
+    layers.ConditionalSequential: lambda layer: ConditionalSequential(
+        OrderedDict((name, make(child)) for name, child in layer.children().items())
+    ),
+    layers.ConditionalBatchNorm: ConditionalBatchNorm,
+    layers.Projection: Projection,
     layers.Residual: lambda layer: Branches(layer, lambda ys: ys[0] + ys[1]),
     layers.Lerp: lambda layer: Branches(
         layer, lambda ys, alpha=layer.alpha: torch.lerp(ys[0], ys[1], alpha)

@@ -12,6 +12,14 @@ SIZES = {
     "wgan_gp_mnist": 28,
 }  # sizes that need crops and odd paddings; the other recipes use 16
 
+NOT_EXPORTED = {  # the layer without a counterpart in PyTorch and ONNX, by recipe and player
+    ("sngan", "discriminator"): "layer 0, SpectralNorm",
+    ("sngan_resnet", "generator"): "layer 2, Residual",
+    ("sngan_resnet", "discriminator"): "layer 0, Residual",
+    ("sngan_projection", "generator"): "layer 2, Residual",
+    ("sngan_projection", "discriminator"): "layer 0, Residual",
+}
+
 
 def random_net(net, rng):
     """Draw parameters and running statistics that all differ from each other."""

@@ -1,5 +1,7 @@
 """PyTorch twin of a recipe's GAN: equal weights, masks and alpha, autograd, its optimizers."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,10 +12,11 @@ from rawgan.backend import CPU
 from rawgan.data import Images
 from rawgan.losses import ACGAN
 from rawgan.models.recipe import Recipe
-from rawgan.optim import Adam
+from rawgan.optim import Adam, RMSprop
 from rawgan.penalties import as_penalties
 from rawgan.random import Random
 from rawgan.training.prefetch import Feed
+from tests.support.augment_twin import Augment
 from tests.support.tolerance import assert_close
 from tests.support.twins import (
     MAKE,
@@ -63,6 +66,7 @@ class Function(nn.Module):
 
 MAKE.update({
     layers.Dropout: Dropout,
+    layers.Augment: Augment,
     layers.Condition: Condition,
     layers.OneHot: lambda layer: Function(lambda labels: F.one_hot(labels, layer.K).double()),
     layers.Planes: lambda layer: Function(
@@ -82,10 +86,18 @@ class TwinGAN:
             for module in net.modules():
                 if isinstance(module, Dropout):
                     module.rng = random.stream(f"{name} dropout")
+                elif isinstance(module, Augment):
+                    module.rng = random.stream("augment")
         self.penalty_rng, self.d_steps = random.stream("penalty"), 0
         self.last = {}  # value of each penalty at its last evaluation
         self.g_optimizer = self.optimizer(gan.generator_optimizer, self.G)
         self.d_optimizer = self.optimizer(gan.discriminator_optimizer, self.D)
+        self.decays = []
+        if recipe.lr_decay:
+            self.decays = [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=recipe.steps)
+                for optimizer in (self.g_optimizer, self.d_optimizer)
+            ]
 
     @staticmethod
     def optimizer(ours, net):
@@ -99,8 +111,9 @@ class TwinGAN:
             params, torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
         ):
             p.grad = g
-        for group in optimizer.param_groups:  # PyTorch's RMSprop has no decay
-            group["lr"] = ours.lr / (1 + getattr(ours, "decay", 0) * ours.t)
+        if isinstance(ours, RMSprop):  # PyTorch's has no decay
+            for group in optimizer.param_groups:
+                group["lr"] = ours.lr / (1 + ours.decay * ours.t)
         if isinstance(ours, Adam) and ours.epsilon_hat:
             set_epsilon_hat(optimizer, ours.eps)
         optimizer.step()
@@ -181,6 +194,13 @@ class TwinGAN:
         return loss.item()
 
     def train_step(self, reals, zs):
+        """Take one training step, then set the rates of the next."""
+        losses = self.updates(reals, zs)
+        for decay in self.decays:
+            decay.step()
+        return losses
+
+    def updates(self, reals, zs):
         if self.schedule.order == "generator_first":
             fake = self.generate(zs[0], self.schedule.generator_mode)
             g_loss = self.generator_step(fake, reals[0])
@@ -211,16 +231,17 @@ class TwinGAN:
 SMALL_WIDTHS = {"raschka_mlp_gan": 10, "raschka_dcgan": 16}  # 4 for all others
 
 
-def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0):
+def trajectory(recipe: Recipe, steps: int = 20, batch: int = 6, seed: int = 0, twin_gan=TwinGAN):
     """Train both GANs for `steps` generator steps; assert equal losses in each.
 
-    Recipes with several critic steps take 5.
+    Recipes with several critic steps take 5. twin_gan: the class of the twin.
     """
     if recipe.schedule.critic_steps(0) > 1:
         recipe = recipe.with_schedule(critic_steps=lambda step: 5)
+    recipe = replace(recipe, steps=steps)  # rates decay over the length of the run
     size, width = 28 if recipe.size == 28 else 16, SMALL_WIDTHS.get(recipe.name, 4)
     gan = recipe.build(Random(seed), size, 1, width, dtype=np.float64)
-    other = TwinGAN(recipe, gan, seed)
+    other = twin_gan(recipe, gan, seed)
     rng = np.random.default_rng(1)
     data = Images(
         rng.integers(0, 256, (50, size, size, 1), np.uint8),

@@ -1,5 +1,6 @@
 """PyTorch twins of networks (NCHW, same weights), objectives and penalties; comparison by name."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -122,7 +123,9 @@ def conv_twin(layer, channels, plain, same):
 
 # layer constructors in PyTorch, with PyTorch's default initialisation
 MAKE = {
-    layers.Sequential: lambda layer: nn.Sequential(*(make(child) for child in layer.layers)),
+    layers.Sequential: lambda layer: nn.Sequential(
+        OrderedDict((name, make(child)) for name, child in layer.children().items())
+    ),
     layers.Linear: lambda layer: nn.Linear(layer.C, layer.K, bias="b" in layer.params),
     layers.Conv2d: lambda layer: conv_twin(layer, (layer.C, layer.K), nn.Conv2d, SameConv2d),
     layers.ConvTranspose2d: lambda layer: conv_twin(

@@ -32,6 +32,8 @@ RUNS = {
         "steps": 20,
         "checkpoint_every": 10,
     },  # RMSprop with decay, which counts steps
+    # rates that decay, labels and the vectors of SpectralNorm inside blocks
+    "sngan_projection": {"steps": 4, "checkpoint_every": 2},
 }
 
 
@@ -123,6 +125,17 @@ def test_more_steps_after_the_end_are_the_same_run(tmp_path):
     assert "\n23," in (tmp_path / "longer" / "metrics.csv").read_text()
     resume(tmp_path / "longer", steps=36)
     assert_same_run(tmp_path / "longer", tmp_path / "straight")
+
+
+def test_more_steps_change_rates_that_decay(tmp_path, capsys):
+    """A run that goes on longer has the rates of the longer run from there on, and says so."""
+    start(options("sngan_resnet", steps=2), tmp_path / "run")
+    capsys.readouterr()
+    resume(tmp_path / "run", steps=3)
+    assert "Learning rate: falls to 0 at step 3, in the place of 2" in capsys.readouterr().out
+    start(options("sngan_resnet", steps=3), tmp_path / "straight")
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
 def test_a_checkpoint_of_an_earlier_version(tmp_path):

@@ -22,8 +22,8 @@ from rawgan.training import session
 from rawgan.training.checkpoint import checkpoints, checksum, load_checkpoint
 from rawgan.training.load import load_config, load_generator
 from rawgan.training.options import FIELDS, Options, from_config, read_config, to_config
-from rawgan.training.run_folder import commit_of
 from rawgan.training.session import Session
+from rawgan.training.software import commit_of
 from rawgan.training.train import start
 from tests.support.file_faults import counts_of_child, replace
 
