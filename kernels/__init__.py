@@ -75,6 +75,7 @@ class Kernels:
     conv2d_dw = LazyImport("conv")
     discriminator_head = LazyImport("discriminator_head")
     moving_average = LazyImport("ema")
+    head_gradient = LazyImport("head_gradient")
     step_labels = LazyImport("labels")
     condition = LazyImport("labels")
     condition_dx = LazyImport("labels")

@@ -6,7 +6,7 @@ The layer is a dot product with the whole of a sample: a Linear, or a Conv2d who
 size of its input. Losses are terms of tile/loss_terms.py: one for the first `real` samples and one
 for the `fake` ones after them, each a mean over its own. Samples after those have no loss and
 gradient 1: a gradient penalty takes the gradient of the score itself. Where x is the output of an
-activation without BatchNorm, dx through that activation is computed too.
+activation without BatchNorm, or of Dropout after it, dx through both is computed too.
 """
 
 import triton
@@ -15,6 +15,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate, activate_dx
+from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.loss_terms import loss_term
 from rawgan.kernels.tile.metrics import metrics_arrays, store_metrics
@@ -33,10 +34,11 @@ def discriminator_head_kernel(
     REAL_LOSS_TERM: tl.constexpr, REAL_LOSS_PARAM: tl.constexpr, REAL_SCALE: tl.constexpr,
     FAKE_LOSS_TERM: tl.constexpr, FAKE_LOSS_PARAM: tl.constexpr, FAKE_SCALE: tl.constexpr,
     WEIGHT: tl.constexpr, PROBABILITY: tl.constexpr, ADD: tl.constexpr, ACT: tl.constexpr,
-    SLOPE: tl.constexpr, METRICS_ROWS: tl.constexpr, METRICS_COLUMNS: tl.constexpr,
-    COLUMN: tl.constexpr, SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
+    SLOPE: tl.constexpr, P: tl.constexpr, STREAM: tl.constexpr, FIRST: tl.constexpr,
+    METRICS_ROWS: tl.constexpr, METRICS_COLUMNS: tl.constexpr, COLUMN: tl.constexpr,
+    SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """score = x w + b, loss, dscore, and with dx_ptr dx = dscore w act'(x).
+    """score = x w + b, loss, dscore, and with dx_ptr dx = dscore w act'(x), times a mask.
 
     GEMM view: M = N samples, N = 1, K = SIZE. Tile: one sample, BLOCK values at a time. The last
     program adds the losses and the scores of all samples, in their order, and writes the metrics.
@@ -67,12 +69,14 @@ def discriminator_head_kernel(
     if PROBABILITY:
         score = activate(score, "sigmoid", 0.0)
     tl.store(arrays.per_sample + N + n, score)
-    # Gradient of the layer below, through its activation
+    # Gradient of the layer below, through its Dropout and activation
     if dx_ptr is not None:
         for start in range(0, SIZE, BLOCK):
             j = start + lane
             x = load_f32(x_ptr, n * SIZE + j, j < SIZE)
             dx = activate_dx(dscore * load_f32(w_ptr, j, j < SIZE), x, ACT, SLOPE)
+            if P > 0:
+                dx = drop(dx, arrays.state, FIRST + n * SIZE + j, P, STREAM)
             tl.store(dx_ptr + n * SIZE + j, dx.to(dx_ptr.dtype.element_ty), mask=j < SIZE)
     # Last program: metrics, sums over all samples
     if is_last_program(arrays.counter, N):
@@ -88,7 +92,8 @@ def discriminator_head(
     x: Array, w: Array, metrics: Array, state: Array, real: int, real_side: Side | None,
     fake_side: Side | None, b: Array | None = None, fake: int | None = None, weight: float = 1.0,
     probability: bool = True, column: int = 0, add: bool = False, act: str | None = None,
-    slope: float = 0.2, dx: bool = False, step_counter: Array | None = None,
+    slope: float = 0.2, dx: bool = False, mask: DropoutMask | None = None,
+    step_counter: Array | None = None,
 ) -> tuple[Array, ...]:  # fmt: skip
     """Return (score, dscore), and with dx (score, dscore, dx); write the metrics.
 
@@ -104,6 +109,7 @@ def discriminator_head(
     probability   average sigmoids instead of scores
     add           add the loss to the row's instead of replacing it
     act           of the layer below, ReLU, LeakyReLU or None: dx is the gradient before it
+    mask          of the Dropout after that activation
     step_counter  (1,) int32, raised by 1: the step of the optimizer that minimizes this loss
     """
     N, (rows, columns) = len(x), metrics.shape
@@ -125,6 +131,7 @@ def discriminator_head(
     constants |= {"WEIGHT": weight, "PROBABILITY": probability, "ADD": add}
     constants |= {"METRICS_ROWS": rows, "METRICS_COLUMNS": columns, "COLUMN": column}
     constants |= {"SAMPLES": triton.next_power_of_2(N), "ACT": act, "SLOPE": slope}
+    constants |= mask_constants(mask)
     pointers = x, w, b, score, dscore, gradient, arrays, step_counter
     block = min(max(triton.next_power_of_2(w.size), 1024), LARGEST_BLOCK)
     config = {"BLOCK": block, "num_warps": 4 if block == 1024 else 8, "maxnreg": 128}

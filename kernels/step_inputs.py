@@ -14,6 +14,8 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
+from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.philox import bits_to_uniform, box_muller, philox_bits
 
 CONFIG = {"BLOCK": 512, "num_warps": 4}
@@ -103,9 +105,8 @@ def dropout_kernel(
 ):  # fmt: skip
     """x[i] = 0 where u[FIRST + i] < P, else x[i] / (1 - P); u uniform. Tile: BLOCK values."""
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    word, _, _, _ = philox_bits(state_ptr, FIRST + offs, STREAM)
-    x = tl.load(x_ptr + offs, mask=offs < SIZE, other=0.0).to(tl.float32)
-    x = tl.where(bits_to_uniform(word, 0.0, 1.0) < P, 0.0, x * (1.0 / (1.0 - P)))
+    x = load_f32(x_ptr, offs, offs < SIZE)
+    x = drop(x, state_ptr, FIRST + offs, P, STREAM)
     tl.store(x_ptr + offs, x.to(x_ptr.dtype.element_ty), mask=offs < SIZE)
 
 
@@ -142,7 +143,7 @@ def dropout(x: Array, state: Array, p: float, stream: int = 0, first: int = 0) -
     `state` (2,) int64. The mask is not stored: the gradient, dx = m dy, is the same call on dy.
     """
     launch.require_shapes((2,), state)
-    constants = {"FIRST": first, "SIZE": x.size, "P": p, "STREAM": stream}
+    constants = {"SIZE": x.size, **mask_constants(DropoutMask(p, stream, first))}
     grid = (launch.cdiv(x.size, CONFIG["BLOCK"]),)
     launch.run(dropout_kernel, grid, x, state, **constants, **CONFIG)
     return x

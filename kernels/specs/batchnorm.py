@@ -90,7 +90,8 @@ def _moments_reference(z, gamma, beta, mean, var, *, groups):
     return _stats(gamma, beta, mu, v, 1e-5)
 
 
-def _sums_reference(dy, z, stats, *, act):
+def batch_sums_reference(dy, z, stats, *, act):
+    """Return (means, dgamma, dbeta); dy becomes the gradient of BatchNorm's output in place."""
     dp, zhat = _before_act(dy, z, stats, act)
     dy[...] = dp.reshape(dy.shape)
     means = array_module(z).stack([dp.mean(1), (dp * zhat).mean(1)])
@@ -116,7 +117,7 @@ def _double_backward_reference(dy, z, stats, upstream, *, act):
 # Arguments
 
 
-def _make_stats(array, groups, K):
+def make_stats(array, groups, K):
     """stats (5, groups, K) as a BatchNorm leaves them, of any mean and variance."""
     stats = array(5, groups, K, dtype="float32")
     stats[1] = stats[1] ** 2
@@ -138,7 +139,7 @@ def _make_layer(up: bool, backward: bool):
         keywords |= {"stride": stride, "pad": pad, "act": act}
         if backward:
             z, dy = (small, large) if up else (large, small)
-            return (array(*dy), w, array(*z), _make_stats(array, groups, z[-1])), keywords
+            return (array(*dy), w, array(*z), make_stats(array, groups, z[-1])), keywords
         x, width = (small, C) if up else (large, K)
         params = [array(width, dtype="float32") for _ in range(4)]
         keywords |= {"groups": groups} | ({"size": (H, W)} if up else {})
@@ -148,7 +149,7 @@ def _make_layer(up: bool, backward: bool):
 
 
 def _make_affine_dx(array, shape):
-    return (array(*shape), array(*shape), _make_stats(array, 1, shape[-1])), {}
+    return (array(*shape), array(*shape), make_stats(array, 1, shape[-1])), {}
 
 
 def _vectors(array, K):
@@ -162,7 +163,7 @@ def _make_moments(array, shape, groups):
 
 
 def _make_sums(array, shape, groups, act):
-    return (array(*shape), array(*shape), _make_stats(array, groups, shape[-1])), {"act": act}
+    return (array(*shape), array(*shape), make_stats(array, groups, shape[-1])), {"act": act}
 
 
 def _make_infer_act(array, shape, act):
@@ -174,7 +175,7 @@ def _make_infer_dx(arrays: int):
 
     def make(array, shape, act):
         dy, z, *rest = (array(*shape) for _ in range(arrays))
-        return (dy, z, _make_stats(array, 1, shape[-1]), *rest), {"act": act}
+        return (dy, z, make_stats(array, 1, shape[-1]), *rest), {"act": act}
 
     return make
 
@@ -361,7 +362,7 @@ SPECS = (
     ),
     _spec(
         batch_sums,
-        _sums_reference,
+        batch_sums_reference,
         _make_sums,
         3,
         (

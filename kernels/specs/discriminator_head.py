@@ -5,7 +5,9 @@ from math import prod
 from rawgan.backend import Array
 from rawgan.kernels.discriminator_head import Side, discriminator_head
 from rawgan.kernels.specs.spec import EXACT, Spec
+from rawgan.kernels.specs.step_inputs import dropout_reference
 from rawgan.kernels.specs.testing import activated_dx
+from rawgan.kernels.tile.dropout import DropoutMask
 from rawgan.ops.act import sigmoid, softplus
 
 
@@ -35,6 +37,7 @@ def _reference(
     add,
     act,
     dx,
+    mask=None,
     step_counter=None,
 ):
     """Return the loss of each side, in NumPy."""
@@ -57,12 +60,15 @@ def _reference(
         dscore[part] = weight * slope / len(s)
     shape = (N, *[1] * (x.ndim - 1))
     results = score.reshape(shape), dscore.reshape(shape)
-    return (*results, activated_dx(results[1] * w, act, x)) if dx else results
+    if not dx:
+        return results
+    gradient = activated_dx(results[1] * w, act, x)
+    return *results, gradient if mask is None else dropout_reference(gradient, state, *mask)
 
 
 def _make(
     array, shape, real, real_side, fake_side, bias=False, fake=None, weight=1.0, probability=True,
-    column=0, add=False, rows=4, step=6, act=None, dx=False, step_counter=False,
+    column=0, add=False, rows=4, step=6, act=None, dx=False, mask=None, step_counter=False,
 ):  # fmt: skip
     state, w, metrics = (
         array(2, dtype="int64"),
@@ -77,7 +83,7 @@ def _make(
         "weight": weight,
         "probability": probability,
     }
-    options |= {"column": column, "add": add, "act": act, "dx": dx} | (
+    options |= {"column": column, "add": add, "act": act, "dx": dx, "mask": mask} | (
         {"step_counter": array(1, dtype="int32")} if step_counter else {}
     )
     return (array(*shape), w, metrics, state, real, real_side, fake_side), options
@@ -85,6 +91,7 @@ def _make(
 
 BCE = {"real_side": ("bce_real", 0.1), "fake_side": ("bce_fake", 1.0)}
 WASSERSTEIN = {"real_side": ("linear", -1.0), "fake_side": ("linear", 1.0), "probability": False}
+MASK = DropoutMask(0.5, 3, 1000)
 LARGE = {"shape": (256, 4, 4, 512), "real": 128}
 
 GRID_AXES = {
@@ -110,6 +117,7 @@ SPECS = (
                 "column": 3,
             },
             {"shape": (5, 30), "real": 2, "bias": True, "weight": 0.5, "add": True, **BCE},
+            {"shape": (6, 1100), "real": 3, "act": "leaky_relu", "dx": True, "mask": MASK, **BCE},
             {"shape": (3, 5), "real": 1, "step_counter": True, **WASSERSTEIN},
             {
                 "shape": (7, 3, 3, 1000),

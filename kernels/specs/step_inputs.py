@@ -56,7 +56,8 @@ def _uniform_reference(out, state):
     out[...] = (2 * u - 1).reshape(-1)[: out.size].reshape(out.shape)
 
 
-def _dropout_reference(x, state, p, stream, first):
+def dropout_reference(x, state, p, stream, first):
+    """Multiply x by a mask, in place, and return it."""
     u = first_words_reference(first + x.size, state, stream)[first:].reshape(x.shape)
     x[...] = np.where(u < p, 0, x / (1 - p))
     return x
@@ -157,7 +158,7 @@ SPECS = (
     Spec(
         name="dropout",
         wrapper=dropout,
-        reference=_dropout_reference,
+        reference=dropout_reference,
         make=_make_dropout,
         cases=(
             {"shape": (13, 103), "step": 3, "stream": 2, "p": 0.5, "first": 0},

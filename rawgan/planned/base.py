@@ -9,9 +9,9 @@ needed:
 
     one pass of 2B      real and fake pass through D together, BatchNorm statistics of each half
     no unused gradient  no weight gradients of D in G's step, no gradient of D's input in D's step
-    epilogues           statistics, activations, their derivatives and losses are computed where a
-                        kernel stores its result; the optimizer adds the split-K partial sums of the
-                        weight gradients and writes the bfloat16 copy of the parameters
+    epilogues           statistics, activations, their derivatives, Dropout and losses are computed
+                        where a kernel stores its result; the optimizer adds the split-K partial
+                        sums of the gradients and writes the bfloat16 copy of the parameters
 
 Data set, step number and optimizer counters lie in device memory, so a CUDA graph can replay the
 launches: a step needs nothing from the host but the indices of the images.
@@ -277,8 +277,9 @@ class PlannedStep:
         if self.objective.labelled:
             labels = self.labels[first_label : first_label + len(y)]
             return cache, [kernels.acgan_step(head.forward_map(y), labels, *metrics, **options)]
-        if below and not below[-1].norm and not below[-1].drop:
+        if below and not below[-1].norm:
             options |= {"act": below[-1].act, "slope": below[-1].slope, "dx": True}
+            options["mask"] = below[-1].mask(cache[-2].first_sample, train=True)
         b, probability = head.layer.params.get("b"), isinstance(self.objective, BCE)
         w = head.w.reshape(1, *y.shape[1:])  # y is not flattened before a Linear
         _, *dzs = kernels.discriminator_head(y, w, *metrics, b, probability=probability, **options)

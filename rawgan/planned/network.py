@@ -25,6 +25,7 @@ from rawgan.kernels.batchnorm import (
 )
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.batch_stats import BatchGradStats, BatchStats
+from rawgan.kernels.tile.dropout import DropoutMask
 from rawgan.layers import (
     BatchNorm,
     Conv2d,
@@ -53,6 +54,11 @@ class BlockCache(NamedTuple):
     y: Array | None = None
     first_sample: int = 0
     train: bool = True
+
+    @property
+    def normalised(self) -> bool:
+        """Return whether the block has BatchNorm with the statistics of its batch."""
+        return self.stats is not None and self.train
 
     def from_sample(self, n: int) -> "BlockCache":
         """Return the cache of samples n, n + 1, ... of a block without BatchNorm."""
@@ -97,6 +103,11 @@ class FusedBlock:
             self.out_shape = (*((n + sum(p) - k) // s + 1 for n, k, s, p in sizes), layer.K)
         self.norm_shape = self.out_shape
 
+    @property
+    def is_dot_product(self) -> bool:
+        """Return whether the map has one output, the dot product of w with the whole of x."""
+        return prod(self.out_shape) == 1 and self.w.size == prod(self.in_shape)
+
     def crop(self, H: int, W: int) -> None:
         """Keep the first H rows and W columns of a transposed convolution: padding at the end."""
         (top, bottom), (left, right) = self.pad
@@ -106,7 +117,8 @@ class FusedBlock:
     def forward_map(self, x: Array, out: Array | None = None, **epilogue) -> Array:
         """Return z = A x + b, (N, *norm_shape).
 
-        epilogue: act, slope, or `norm`, the statistics of z to take. out: the array to write to.
+        epilogue: act, slope and mask, or `norm`, the statistics of z to take. out: the array to
+        write to.
         """
         return self.apply_map(x, self.layer.params.get("b"), out=out, **epilogue)
 
@@ -123,57 +135,70 @@ class FusedBlock:
         b: Array | None,
         v: Array | None = None,
         out: Array | None = None,
+        mask: DropoutMask | None = None,
         **epilogue,
     ) -> Array:
-        """Return A x + b with an epilogue, (N, *norm_shape); v and out have as many numbers."""
+        """Return A x + b with an epilogue, (N, *norm_shape); v and out have as many numbers.
+
+        mask: of Dropout, in the epilogue of a Linear, else in a launch of its own.
+        """
         layer, x = self.layer, x.reshape(len(x), *self.in_shape)
         v, out = (a if a is None else a.reshape(len(x), *self.out_shape) for a in (v, out))
         options = {"precision": self.precision, "v": v, "out": out, **epilogue}
         if isinstance(layer, Linear):
-            y = kernels.linear(x, self.w, b, **options)
+            y = kernels.linear(x, self.w, b, **options, **self.linear_dropout(mask))
         elif isinstance(layer, Conv2d):
             y = kernels.conv2d(x, self.w, b, layer.stride, self.pad, **options)
+            y = self.dropout(y, mask)
         else:
             size = self.out_shape[:2]
             y = kernels.conv2d_dx(x, self.w, size, layer.stride, self.pad, b=b, **options)
+            y = self.dropout(y, mask)
         return y.reshape(len(y), *self.norm_shape)
 
-    def input_grad(self, dz: Array, v: Array | None = None, **epilogue) -> Array:
-        """Return dx = A^T dz; with act, slope and the activation's output v: f'(v) A^T dz."""
+    def input_grad(
+        self, dz: Array, v: Array | None = None, mask: DropoutMask | None = None, **epilogue
+    ) -> Array:
+        """Return dx = A^T dz; with act, slope and the activation's output v: f'(v) A^T dz.
+
+        mask: as in apply_map.
+        """
         layer, dz = self.layer, dz.reshape(len(dz), *self.out_shape)
         v = None if v is None else v.reshape(len(v), *self.in_shape)
         options = {"precision": self.precision, "v": v, **epilogue}
         if isinstance(layer, Linear):
-            return kernels.linear_dx(dz, self.w, **options)
+            return kernels.linear_dx(dz, self.w, **options, **self.linear_dropout(mask))
         if isinstance(layer, Conv2d):
             size = self.in_shape[:2]
-            return kernels.conv2d_dx(dz, self.w, size, layer.stride, self.pad, **options)
-        return kernels.conv2d(dz, self.w, None, layer.stride, self.pad, **options)
-
-    def weight_partials(self, x: Array, dz: Array, partials: Array | None) -> Array:
-        """Return the split-K partial sums of dw = Cw(x, dz), in `partials` unless None."""
-        layer, partials = self.layer, True if partials is None else partials
-        x, dz = x.reshape(len(x), *self.in_shape), dz.reshape(len(dz), *self.out_shape)
-        if isinstance(layer, Linear):
-            return kernels.linear_dw(x, dz, precision=self.precision, partials=partials)
-        x, dz = (x, dz) if isinstance(layer, Conv2d) else (dz, x)
-        return kernels.conv2d_dw(
-            x, dz, layer.kernel, layer.stride, self.pad, precision=self.precision, partials=partials
-        )
+            dx = kernels.conv2d_dx(dz, self.w, size, layer.stride, self.pad, **options)
+        else:
+            dx = kernels.conv2d(dz, self.w, None, layer.stride, self.pad, **options)
+        return self.dropout(dx, mask)
 
     def add_gradients(
         self, gradient: Gradient, x: Array, dz: Array, bias_samples: int | None = None
     ) -> None:
-        """Add the gradients of w and b to `gradient`.
+        """Add the gradients of w and b to `gradient`: of w the split-K partial sums of Cw(x, dz).
 
         bias_samples: b gets the gradient of the first ones alone; None: of all.
         """
-        name = self.name + "w"
-        partials = self.weight_partials(x, dz, gradient.partials(name))
-        gradient.advance(name, len(partials))
-        if "b" in self.layer.params and bias_samples != 0:
-            dz = dz.reshape(len(dz), *self.out_shape)[:bias_samples]
-            kernels.bias_db(dz, out=gradient.reserve_vector(self.name + "b"))
+        layer, w, b = self.layer, self.name + "w", self.name + "b"
+        x, dz = x.reshape(len(x), *self.in_shape), dz.reshape(len(dz), *self.out_shape)
+        partials = gradient.partials(w)
+        options = {"precision": self.precision, "partials": True if partials is None else partials}
+        rows = len(dz) if bias_samples is None else bias_samples
+        has_bias = "b" in layer.params and rows > 0
+        if isinstance(layer, Linear) and has_bias:
+            dw, db = kernels.linear_dw(x, dz, bias_rows=rows, db=gradient.partials(b), **options)
+            gradient.advance(b, len(db))
+        elif isinstance(layer, Linear):
+            dw = kernels.linear_dw(x, dz, **options)
+        else:
+            pair = (x, dz) if isinstance(layer, Conv2d) else (dz, x)
+            dw = kernels.conv2d_dw(*pair, layer.kernel, layer.stride, self.pad, **options)
+            if has_bias:
+                kernels.bias_db(dz[:rows], out=gradient.reserve_vector(b))
+        gradient.advance(w, len(dw))
 
     def forward(
         self, x: Array, groups: int, train: bool, first_sample: int, **options
@@ -186,10 +211,10 @@ class FusedBlock:
         z = stats = None
         if self.norm:
             z, stats, y = self.normalize(x, groups, train, **options)
+            y = self.dropout(y, self.mask(first_sample, train))
         else:
-            y = self.forward_map(x, act=self.act, slope=self.slope, **options)
-        if train:
-            y = self.dropout(y, first_sample)
+            options |= {"act": self.act, "slope": self.slope}
+            y = self.forward_map(x, mask=self.mask(first_sample, train), **options)
         return BlockCache(x, z, stats, y, first_sample, train)
 
     def normalize(
@@ -227,12 +252,19 @@ class FusedBlock:
         pixels = prod(launch.cdiv(n, s) for n, s in zip(image, strides))
         return groups == 1 or N // groups * pixels % TILE_ROWS == 0
 
-    def dropout(self, y: Array, first_sample: int) -> Array:
-        """Return y, or its gradient, under Dropout's mask, in place; y without Dropout."""
-        if not self.drop:
-            return y
-        start = first_sample * prod(y.shape[1:])
-        return kernels.dropout(y, self.state, self.drop, self.stream, start)
+    def mask(self, first_sample: int, train: bool) -> DropoutMask | None:
+        """Return Dropout's mask of the samples from the first on; None where none is applied."""
+        if not (train and self.drop):
+            return None
+        return DropoutMask(self.drop, self.stream, first_sample * prod(self.norm_shape))
+
+    def dropout(self, y: Array, mask: DropoutMask | None) -> Array:
+        """Return y, or its gradient, under a mask, in place."""
+        return y if mask is None else kernels.dropout(y, self.state, *mask)
+
+    def linear_dropout(self, mask: DropoutMask | None) -> dict:
+        """Return the arguments with which the epilogue of a Linear applies a mask."""
+        return {} if mask is None else {"mask": mask, "state": self.state}
 
     def backward_from(
         self, next_block: "FusedBlock", dz: Array, cache: BlockCache, gradient: Gradient | None
@@ -242,22 +274,48 @@ class FusedBlock:
         The gradients of gamma and beta are added to `gradient`, unless it is None.
         """
         _, z, stats, y, first_sample, train = cache
-        act = {"act": self.act, "slope": self.slope}
+        act, mask = {"act": self.act, "slope": self.slope}, self.mask(first_sample, train)
         if not self.norm:
-            dz = next_block.input_grad(dz, y if self.act else None, **act).reshape(y.shape)
-            return self.dropout(dz, first_sample) if train else dz
+            v = y if self.act else None
+            return next_block.input_grad(dz, v, mask=mask, **act).reshape(y.shape)
         names = [self.norm_name + name for name in ("gamma", "beta")] if gradient else []
         norm = BatchGradStats(z, stats, *map(gradient.reserve_vector, names) if gradient else ())
-        drops = train and self.drop
         fused = next_block.fuses_statistics(
             next_block.in_shape, isinstance(next_block.layer, Conv2d), len(z), norm.groups
         )
-        if fused and next_block.in_shape == self.norm_shape and not drops:
+        if fused and next_block.in_shape == self.norm_shape and mask is None:
             dy = next_block.input_grad(dz, norm=norm, **act)
         else:
             dy = next_block.input_grad(dz).reshape(z.shape)
-            compute_batch_grad_stats(self.dropout(dy, first_sample) if train else dy, norm, **act)
+            compute_batch_grad_stats(self.dropout(dy, mask), norm, **act)
         return batchnorm_apply_dx(dy, z, stats, norm.means if train else None)
+
+    def backward_from_score(
+        self, head: "FusedBlock", dscore: Array, x: Array, cache: BlockCache,
+        gradient: Gradient | None,
+    ) -> Array:  # fmt: skip
+        """Return the gradient of this block's z from dscore, that of the head's only output.
+
+        x: the head's input. The gradients of the head's parameters, of gamma and of beta are added
+        to `gradient`, unless it is None.
+        """
+        z, stats, mask = cache.z, cache.stats, self.mask(cache.first_sample, cache.train)
+        options = {"mask": mask, "state": mask and self.state}
+        if gradient is None:
+            norm = BatchGradStats(z, stats)
+        else:
+            names = (self.norm_name + name for name in ("gamma", "beta"))
+            norm = BatchGradStats(z, stats, *map(gradient.reserve_vector, names))
+            w, b, bias = head.name + "w", head.name + "b", "b" in head.layer.params
+            options |= {"x": x.reshape(z.shape), "dw": gradient.partials(w), "bias": bias}
+            options |= {"db": gradient.partials(b)} if bias else {}
+        act = {"act": self.act, "slope": self.slope}
+        dp, dw, db = kernels.head_gradient(dscore, head.w, norm, **act, **options)
+        if gradient is not None:
+            gradient.advance(w, len(dw))
+            if bias:
+                gradient.advance(b, len(db))
+        return batchnorm_apply_dx(dp, z, stats, norm.means)
 
 
 def forward(
@@ -305,6 +363,10 @@ def backward_maps(
 
     Returns dz of the first linear map. Without a gradient only the dzs are computed.
     """
+    if len(dzs) == 1 and len(net) > 1 and net[-1].is_dot_product and cache[-2].normalised:
+        (dscore,), x = dzs, cache[-1].x
+        dzs = [net[-2].backward_from_score(net[-1], dscore, x, cache[-2], gradient)]
+        net, cache = net[:-1], cache[:-1]
     for i, dz in map_gradients(net, cache, dzs, gradient):
         if gradient is not None:
             net[i].add_gradients(gradient, cache[i].x, dz)

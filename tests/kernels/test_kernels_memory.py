@@ -93,7 +93,7 @@ def test_info_prints_the_same():
     _, step = plan("dcgan", 128, CPU, images=1)
     size = replay.in_bytes(replay.total_bytes(step) - 64 * 64 * 3)
     output = rawgan("info", "dcgan", "--source", "--batch", 128, "--precision", "bf16").stdout
-    assert f"memory           {size} without the data set: an arena of 159.4 MB" in output
+    assert f"memory           {size} without the data set: an arena of 159.7 MB" in output
 
 
 class TestLargeDataSets:
