@@ -82,6 +82,20 @@ STEPS = {  # of the sources: 100 epochs of 60,000 pictures of the second book
 }  # fmt: skip
 
 
+SLOPES = {  # of the sources' LeakyReLU, where it is not 0.2: Keras' default, and as in the book
+    "raschka_mlp_gan": {0.3}, "raschka_wgan_gp": {0.3}, "raschka_dcgan": {1e-4},
+    "sngan_resnet": set(), "sngan_projection": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_slopes_are_those_of_the_source(name):
+    gan = RECIPES[name].build(Random(0))
+    found = [leaf for net in (gan.generator, gan.discriminator) for _, leaf in leaves(net)]
+    slopes = {layer.slope for layer in found if isinstance(layer, layers.LeakyReLU)}
+    assert slopes == SLOPES.get(name, {0.2})
+
+
 def test_first_weights_of_wgan_gp_mnist():
     """First weights have the standard deviations of improved_wgan_training's gan_mnist.py.
 

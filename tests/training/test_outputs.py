@@ -14,7 +14,7 @@ from rawgan.cli.main import COMMANDS, app
 from rawgan.errors import UserError
 from rawgan.layers import state
 from rawgan.metrics import classifier
-from rawgan.training import callbacks, loop
+from rawgan.training import callbacks, loop, plots
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.load import load_generator
 from rawgan.training.plots import FRAME, save_grid, save_progress
@@ -82,6 +82,16 @@ class TestPlots:
         save_progress(tmp_path / "progress.gif", grids)
         with Image.open(tmp_path / "progress.gif") as gif:
             assert gif.n_frames == 2 and FRAME / 2 < gif.width <= FRAME
+
+    def test_a_grid_has_a_limit_of_pixels(self, tmp_path, monkeypatch):
+        save_grid(tmp_path / "grid.png", np.zeros((1, 8, 8, 1), np.uint8), 1)
+        with Image.open(tmp_path / "grid.png") as grid:
+            pixels = grid.width * grid.height
+        monkeypatch.setattr(plots, "GRID_PIXELS", pixels)
+        save_progress(tmp_path / "a.gif", [tmp_path / "grid.png"])
+        monkeypatch.setattr(plots, "GRID_PIXELS", pixels - 1)
+        with pytest.raises(UserError, match=f"it has more than {pixels - 1} pixels"):
+            save_progress(tmp_path / "b.gif", [tmp_path / "grid.png"])
 
     def test_steps_are_sorted_as_numbers(self, tmp_path):
         (tmp_path / "samples").mkdir()
