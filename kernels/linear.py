@@ -134,7 +134,8 @@ def matmul_kernel(
     else:
         tl.store(partials_ptr + part * M * N + offs, acc, mask=mask)
         if is_last_program(counter_ptr + pid, PARTS):
-            total = sum_partials_sequential(partials_ptr, offs, mask, PARTS, M * N)
+            # Two at a time: a tile is many loads, and takes as many registers as acc
+            total = sum_partials_sequential(partials_ptr, offs, mask, PARTS, M * N, 2)
             _store_tile(
                 y_ptr, total, bias_ptr, saved_ptr, state_ptr, offs, mask, offs_n, mask_n, ACT,
                 SLOPE, P, STREAM, FIRST,

@@ -37,8 +37,8 @@ def symmetric(pad) -> tuple[int, int]:
     return top, left
 
 
-def plain(act, v=None) -> None:
-    if act is not None or v is not None:
+def plain(act, v=None, mask=None) -> None:
+    if act is not None or v is not None or mask is not None:
         raise NotImplementedError("PyTorch has no such epilogue")
 
 
@@ -71,18 +71,20 @@ def conv2d_dw(x, dy, kernel, stride, pad, impl=None, config=None):
     return lambda: aten.convolution_backward(dy, x, w, *geometry)[1]
 
 
-def linear(x, w, b=None, act=None, v=None):
-    plain(act, v)
+def linear(x, w, b=None, act=None, v=None, mask=None, state=None):
+    plain(act, v, mask)
     return lambda: F.linear(x, w, b)
 
 
-def linear_dx(dy, w, act=None, v=None):
-    plain(act, v)
+def linear_dx(dy, w, act=None, v=None, mask=None, state=None):
+    plain(act, v, mask)
     return lambda: dy @ w
 
 
-def linear_dw(x, dy):
-    return lambda: dy.T @ x
+def linear_dw(x, dy, bias_rows=None):
+    if bias_rows is None:
+        return lambda: dy.T @ x
+    return lambda: (dy.T @ x, dy[:bias_rows].sum(0))
 
 
 def bias_db(dy):

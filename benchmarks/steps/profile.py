@@ -29,7 +29,7 @@ NAMES = {"fp32": "float32", "bf16x3": "bf16x3", "tf32": "tf32", "bf16": "bfloat1
 
 
 def flops(launch: Launch) -> int:
-    """Return the FLOPs of a matrix product or a convolution; 0 for other kernels.
+    """Return the FLOPs of a matrix product, a convolution or D's last layer; 0 for other kernels.
 
     A convolution computes, or reads as dy, N P Q K values of R S C products each.
     """
@@ -41,6 +41,10 @@ def flops(launch: Launch) -> int:
         return 2 * output.size * sizes["R"] * sizes["S"] * sizes["C"]
     if all(name in sizes for name in "MNK"):
         return 2 * sizes["M"] * sizes["N"] * sizes["K"]
+    if launch.name == "head_gradient_kernel":  # the input gradient, and the weight gradient of x
+        x = dict(zip(launch.kernel.arg_names, launch.arguments))["x_ptr"]
+        values = sizes["GROUPS"] * sizes["SAMPLES"] * sizes["PIXELS"] * sizes["WIDTH"]
+        return 2 * values * (1 if x is None else 2)
     return 2 * sizes["N"] * sizes["SIZE"] if launch.name == "discriminator_head_kernel" else 0
 
 

@@ -12,7 +12,7 @@ from rawgan.kernels.tile.batch_stats import BatchGradStats
 from rawgan.kernels.tile.dropout import DropoutMask
 
 
-def head_gradients(dscore, w, z, stats, *, act, mask=None, state=None, x=None, bias=False):
+def from_arrays(dscore, w, z, stats, *, act, mask=None, state=None, x=None, bias=False):
     """Return (dp, means, dgamma, dbeta), and with x also dw, and with a bias db."""
     norm = BatchGradStats(z, stats)
     dp, *grads = head_gradient(dscore, w, norm, act, 0.2, mask, state, x, bias=bias)
@@ -62,8 +62,8 @@ MASK = DropoutMask(0.5, 3, 1000)
 
 SPECS = (
     Spec(
-        name="head_gradients",
-        wrapper=head_gradients,
+        name="head_gradient",
+        wrapper=from_arrays,
         reference=_reference,
         make=_make,
         cases=(

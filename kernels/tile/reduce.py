@@ -21,19 +21,21 @@ IN_FLIGHT: tl.constexpr = tl.constexpr(8)  # loads of a loop that do not wait fo
 
 
 @triton.jit
-def sum_partials_sequential(partials_ptr, offs, mask, count, stride):
+def sum_partials_sequential(
+    partials_ptr, offs, mask, count, stride, LOADS: tl.constexpr = IN_FLIGHT
+):
     """Return the sum over i < count of the partials at offs + i stride, one after another.
 
-    The partials are float32. IN_FLIGHT loads do not wait for each other.
+    The partials are float32. LOADS loads do not wait for each other.
     """
     total = tl.load(partials_ptr + offs, mask=mask, other=0.0)
     i = 1
     while i < count:
-        for j in tl.static_range(IN_FLIGHT):
+        for j in tl.static_range(LOADS):
             inside = mask & (tl.full(offs.shape, i + j, tl.int32) < count)
             # x + -0.0 is x, -0.0 too: partials past the last one change no bit
             total += tl.load(partials_ptr + offs + (i + j) * stride, mask=inside, other=-0.0)
-        i += IN_FLIGHT
+        i += LOADS
     return total
 
 

@@ -90,7 +90,7 @@ def add_layer(clone):
     append(clone / "rawgan/layers/act.py", LAYER)
     layers = clone / "rawgan/layers/__init__.py"
     replace(layers, "Softplus, Tanh\n", "Softplus, Squareplus, Tanh\n")
-    replace(layers, '    "Tanh", ', '    "Squareplus", "Tanh", ')
+    replace(layers, ' "Tanh",\n', '\n    "Squareplus", "Tanh",\n')
     tests = clone / "tests/math/test_act.py"
     replace(tests, "Sigmoid(), Softplus()]", "Sigmoid(), Softplus(),\n    Squareplus()]")
     replace(tests, "Softplus, Tanh\n", "Softplus, Squareplus, Tanh\n")

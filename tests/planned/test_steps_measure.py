@@ -149,7 +149,7 @@ class TestMeasure:
         )
         row = result["steps"]["dcgan 64x64x3"]
         assert row["torch"]["AMP"] == row["ours"][f"tf32, {BEST}"] == failed
-        assert set(row["ratios"]) == {"fp32", "bf16"} and set(row["ratios"]["bf16"]) == {
+        assert set(row["ratios"]) == {"fp32", "bf16x3", "bf16"} and set(row["ratios"]["bf16"]) == {
             "eager",
             "eager, no TF32",
             "captured",

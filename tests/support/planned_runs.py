@@ -247,7 +247,9 @@ def compare(run: Run, device: Device, precision: str) -> dict:
         "critic steps": sum(map(run.recipe.schedule.critic_steps, range(run.steps))),
     }
     numpy = [*map(max, largest("fast"), largest("formulas"))]
-    return {"planned": largest("planned"), "numpy": numpy, **counts, "bits": bits(gan)}
+    first = [float(apart) for apart in errors["planned"][0][1:]]  # gradients of the first step
+    planned_errors = {"planned": largest("planned"), "first gradients": first, "numpy": numpy}
+    return planned_errors | counts | {"bits": bits(gan)}
 
 
 def bits(gan) -> str:
