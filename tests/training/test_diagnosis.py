@@ -129,6 +129,13 @@ def test_gradients_that_explode(complaints):
     assert exploding and "most of it in generator." in exploding[0]
 
 
+def test_acgan_saturates_by_its_source_score():
+    row = {"d_loss": 1.0, "d_real": 0.99, "d_fake": 0.001}
+    acgan = Diagnostics(RECIPES["acgan"], np.zeros((2, 4, 4, 1), np.uint8))
+    assert "D saturates" in acgan.saturation(row)
+    assert acgan.saturation(row | {"d_fake": 0.5}) == ""
+
+
 def test_a_gradient_that_jumps():
     """A gradient is reported if it is large and 100 times the one before, or huge at once.
 

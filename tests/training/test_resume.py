@@ -14,7 +14,7 @@ from rawgan.errors import UserError
 from rawgan.models.recipes import RECIPES
 from rawgan.training import callbacks as trainer
 from rawgan.training import loop, session
-from rawgan.training.checkpoint import checkpoints, checksum, load_checkpoint
+from rawgan.training.checkpoint import checkpoints, checksum, load_checkpoint, save_checkpoint
 from rawgan.training.run_folder import RunFolder, locked
 from rawgan.training.train import resume, start
 from tests.support.runs import TABLES, Killed, assert_same_run, killed_at, options
@@ -380,6 +380,12 @@ class TestRefusals:
 def test_checkpoints_are_kept_as_asked(tmp_path):
     start(options("dcgan", steps=10, checkpoint_every=2, keep=3), tmp_path / "run")
     assert list(checkpoints(tmp_path / "run")) == [6, 8, 10]
+
+
+def test_a_checkpoint_that_is_written_again_costs_no_other(tmp_path):
+    for step in (2, 4, 6, 6):
+        save_checkpoint(tmp_path, step, {"a": np.zeros(1)}, {}, keep=2)
+    assert list(checkpoints(tmp_path)) == [4, 6]
 
 
 def test_weights_are_those_of_the_last_checkpoint(tmp_path):

@@ -23,7 +23,7 @@ from rawgan.training.checkpoint import checkpoints, checksum, load_checkpoint
 from rawgan.training.load import load_config, load_generator
 from rawgan.training.options import FIELDS, Options, from_config, read_config, to_config
 from rawgan.training.session import Session
-from rawgan.training.software import commit_of
+from rawgan.training.software import commit_of, warn_of_other_libraries
 from rawgan.training.train import start
 from tests.support.file_faults import counts_of_child, replace
 
@@ -170,6 +170,21 @@ def fuzz(rounds, run, folder, seed):
         "c.safetensors",
     }
     return counts
+
+
+@pytest.mark.parametrize("versions", [None, "2.0", [], {}, {"numpy": None}])
+def test_versions_that_a_config_does_not_have(versions, capsys):
+    """No warning where a config.json names no version; a sentence where it names another."""
+    warn_of_other_libraries({} if versions is None else {"versions": versions})
+    error = capsys.readouterr().err
+    assert ("the run began with numpy None" in error) == (versions == {"numpy": None})
+    assert error == "" or versions == {"numpy": None}
+
+
+@pytest.mark.parametrize("lr", [0.0, -1e-3, float("inf"), float("nan")])
+def test_a_learning_rate_is_positive(lr):
+    with pytest.raises(UserError, match="a learning rate is a positive number"):
+        Options.with_defaults("dcgan", lr=lr).validate()
 
 
 def test_broken_files(run, tmp_path):
