@@ -196,9 +196,12 @@ def test_parts_inside_a_part():
 def test_a_forked_process_shares_out():
     """A forked process starts new threads instead of waiting for those of its parent."""
     code = """
-import multiprocessing, numpy
+import multiprocessing, numpy, threading
 from rawgan.cpu import over_batch
-parts = lambda: print(over_batch(numpy, 1000, lambda n: n.stop)[-1], flush=True)
+def parts():
+    last = over_batch(numpy, 1000, lambda n: n.stop)[-1]
+    names = [thread.name for thread in threading.enumerate()]
+    print(last, names.count("rawgan-chunk"), flush=True)
 parts()
 child = multiprocessing.get_context("fork").Process(target=parts)
 child.start()
@@ -206,7 +209,8 @@ child.join(30)
 child.kill()
 """
     done = run_process([sys.executable, "-c", code], cwd=ROOT, timeout=60)
-    assert (done.stdout, done.stderr) == ("1000\n1000\n", "")
+    parent, child = done.stdout.splitlines()
+    assert parent == child and parent.startswith("1000 ") and done.stderr == ""
 
 
 def test_kernels_take_an_array_at_once(monkeypatch):
