@@ -91,8 +91,8 @@ SLOPES = {  # of the sources' LeakyReLU, where it is not 0.2: Keras' default, an
 @pytest.mark.parametrize("name", RECIPES)
 def test_slopes_are_those_of_the_source(name):
     gan = RECIPES[name].build(Random(0))
-    found = [leaf for net in (gan.generator, gan.discriminator) for _, leaf in leaves(net)]
-    slopes = {layer.slope for layer in found if isinstance(layer, layers.LeakyReLU)}
+    every_layer = [leaf for net in (gan.generator, gan.discriminator) for _, leaf in leaves(net)]
+    slopes = {layer.slope for layer in every_layer if isinstance(layer, layers.LeakyReLU)}
     assert slopes == SLOPES.get(name, {0.2})
 
 
