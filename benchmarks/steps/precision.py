@@ -116,13 +116,13 @@ def gradient(player: Player) -> dict[str, np.ndarray]:
 
     The partial sums and their layout are those that the optimizer kernel reads.
     """
-    slices, total = (
+    partials, total = (
         to_host(player.gradient.flat).astype(np.float64),
         np.zeros(player.parameters.flat.size),
     )
     for theta, count, start, n, size in to_host(player.gradient.table).tolist():
         total[theta : theta + count] = sum(
-            slices[start + i * size : start + i * size + count] for i in range(n)
+            partials[start + i * size : start + i * size + count] for i in range(n)
         )
     return player.parameters.views(total)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rawgan.data import NAMES
 from rawgan.errors import UserError, counted, printable
 from rawgan.files import kind, locked
-from rawgan.parallel import connect
+from rawgan.parallel import Ranks, connect
 from rawgan.training.callbacks import MainCallbacks, WorkerCallbacks
 from rawgan.training.checkpoint import checkpoints, save_checkpoint
 from rawgan.training.graph_runner import GraphRunner
@@ -69,17 +69,12 @@ def new_run(options: Options, out: Path | None = None) -> Iterator[tuple[Session
             if out is not None and ranks.rank == 0:
                 check_free(out)
             board, run = require_tensorboard(options.tensorboard), NullRunFolder()
-            session = open_session(options, ranks)
-            requested = {f"requested_{name}": getattr(options, name) for name in RESOLVED}
-            options = session.options = resolved(options, session)
-            # a run that could not be resumed is not started
-            from_config(to_config(options), Path("config.json"))
+            session, of_options = open_resolved(options, ranks)
             if ranks.rank == 0:
                 stem = Path("runs") / f"{session.recipe.name}-{session.images.name}"
                 folder = out or free_folder(stem)
-                config = {"recipe": options.recipe, "data": session.images.name}
-                config |= to_config(options) | requested | last_computed(session)
-                config |= of_images(session)
+                config = {"recipe": options.recipe} | of_options
+                config |= last_computed(session) | of_images(session)
                 columns, file = tables(session).columns, session.recipe.file
                 run = RunFolder.new(folder, config, columns, out is None, file)
         try:
@@ -89,6 +84,19 @@ def new_run(options: Options, out: Path | None = None) -> Iterator[tuple[Session
             if not session.done:
                 run.discard()
             raise
+
+
+def open_resolved(options: Options, ranks: Ranks) -> tuple[Session, dict]:
+    """Open a session with resolved options; return it and their entries of config.json.
+
+    Raises UserError, also where the run could not be resumed.
+    """
+    session = open_session(options, ranks)
+    requested = {f"requested_{name}": getattr(options, name) for name in RESOLVED}
+    session.options = resolved(options, session)
+    config = to_config(session.options)
+    from_config(config, Path("config.json"))
+    return session, {"data": session.images.name} | config | requested
 
 
 def of_images(session: Session) -> dict:
@@ -220,17 +228,14 @@ def train_imported(
     with connect(options.parallel) as ranks, ExitStack() as locks:
         with ranks.all_or_raise():
             board, run = require_tensorboard(options.tensorboard), NullRunFolder()
-            session = open_session(options, ranks)
-            requested = {f"requested_{name}": getattr(options, name) for name in RESOLVED}
-            options = session.options = resolved(options, session)
-            from_config(to_config(options), Path("config.json"))
+            session, of_options = open_resolved(options, ranks)
+            options = session.options
             session.load_imported(weights, folder / WEIGHTS)
             if ranks.rank == 0:
                 locks.enter_context(locked(folder))
                 columns_of_tables, steps_between = tables(session)
                 periods = {name: (n,) for name, n in steps_between.items()}
-                config |= {"data": session.images.name} | to_config(options) | requested
-                config |= last_computed(session) | of_images(session)
+                config |= of_options | last_computed(session) | of_images(session)
                 save_checkpoint(folder, 0, session.arrays(), session.state_dict(), options.keep)
                 run = RunFolder.reopen(folder, columns_of_tables, 0, periods, config, weights)
                 write_config(folder, config | software())

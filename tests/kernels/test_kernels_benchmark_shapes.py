@@ -50,8 +50,8 @@ def reduced(name: str, case: dict) -> dict:
         case["fake"] = 1
     if "parts" in case:
         case["parts"] = [
-            (start, min(size, VALUES), first, slices)
-            for start, size, first, slices in case["parts"]
+            (start, min(size, VALUES), first, partials)
+            for start, size, first, partials in case["parts"]
         ]
     return case
 
