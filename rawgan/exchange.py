@@ -135,7 +135,7 @@ def modules(
             case layers.BatchNorm(eps=eps, momentum=momentum):
                 tensors = {
                     NAMES.get(name, name): Entry(f"{at}{name}", order)
-                    for name in (*layer.params, *layer.buffers)
+                    for name in ("gamma", "beta", *layer.averaged)
                 }
                 kind = "BatchNorm2d" if len(shape) == 3 else "BatchNorm1d"
                 torch_modules.append(

@@ -33,6 +33,11 @@ class _Norm(Layer):
         self.params["gamma"] = np.ones(self.shape, np.float32)
         self.params["beta"] = np.zeros(self.shape, np.float32)
 
+    @property
+    def gamma(self):
+        """The scales."""
+        return self.params["gamma"]
+
     def axes(self, x) -> tuple[int, ...]:
         """Return the axes that mean and variance are taken over."""
         raise NotImplementedError
@@ -53,12 +58,12 @@ class _Norm(Layer):
                 "one value has no variance"
             )
         xhat, rstd, _, _ = normalize(x, self.axes(x), self.eps)
-        return affine(xhat, self.params["gamma"], self.params["beta"]), (xhat, rstd)
+        return affine(xhat, self.gamma, self.params["beta"]), (xhat, rstd)
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd = cache
         dx = (
-            normalize_dx(dy * self.params["gamma"], xhat, rstd, self.axes(dy), self.ranks)
+            normalize_dx(dy * self.gamma, xhat, rstd, self.axes(dy), self.ranks)
             if need_dx
             else None
         )
@@ -71,7 +76,7 @@ class _Norm(Layer):
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd = cache
-        axes, gamma = self.axes(dy), self.params["gamma"]
+        axes, gamma = self.axes(dy), self.gamma
         ddxhat = normalize_dx(ddx, xhat, rstd, axes, self.ranks)
         dx = normalize_dx2(ddx, dy * gamma, xhat, rstd, axes, self.ranks)
         return gamma * ddxhat, dx, {"gamma": self.over_params(dy, ddxhat)}
@@ -161,17 +166,28 @@ class BatchNorm(_BatchStatistics):
         running = (1 - momentum) running + momentum batch
 
     Inference normalises with the running statistics: samples are then independent and the layer is
-    linear in x. In training on several processes, each uses the statistics of its samples, or with
-    `ranks` set those of all processes. Keras' defaults are momentum=0.01 in this convention, and
-    eps=1e-3. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+    linear in x. gamma is 1 at the start, and a constant buffer with trained_scale=False. In
+    training on several processes, each uses the statistics of its samples, or with `ranks` set
+    those of all processes. Keras' defaults are momentum=0.01 in this convention, and eps=1e-3.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
     """
 
-    def __init__(self, C: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(
+        self, C: int, eps: float = 1e-5, momentum: float = 0.1, trained_scale: bool = True
+    ):
         super().__init__(C, eps, momentum)
+        self.trained_scale = trained_scale
+        if not trained_scale:
+            self.buffers["gamma"] = self.params.pop("gamma")
+
+    @property
+    def gamma(self):
+        """The scales (C,)."""
+        return self.params["gamma"] if self.trained_scale else self.buffers["gamma"]
 
     def forward(self, x, train=True):
         self.checked(x)
-        gamma, beta = self.params["gamma"], self.params["beta"]
+        gamma, beta = self.gamma, self.params["beta"]
         if not train:
             xhat, rstd = self.standardized(x)
             return affine(xhat, gamma, beta), (xhat, rstd, train)
@@ -184,21 +200,27 @@ class BatchNorm(_BatchStatistics):
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         xhat, rstd, train = cache
         if train:
-            dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.params["gamma"], self.ranks)
-            return dx, {"gamma": dgamma, "beta": dbeta} if need_grads else {}
+            dx, dgamma, dbeta = batchnorm_dx(dy, xhat, rstd, self.gamma, self.ranks)
+            return dx, self.trained({"gamma": dgamma, "beta": dbeta}) if need_grads else {}
         grads = (
             {"gamma": self.over_params(xhat, dy), "beta": self.over_params(dy)}
             if need_grads
             else {}
         )
-        return dy * (self.params["gamma"] * rstd), grads
+        return dy * (self.gamma * rstd), self.trained(grads)
 
     def double_backward(self, ddx, dy, cache, need_ddy=True):
         xhat, rstd, train = cache
         if train:
-            return super().double_backward(ddx, dy, (xhat, rstd))
-        return (
-            ddx * (self.params["gamma"] * rstd),
-            None,
-            {"gamma": self.over_params(dy, ddx * rstd)},
-        )
+            ddy, dx, grads = super().double_backward(ddx, dy, (xhat, rstd))
+        else:
+            ddy, dx = ddx * (self.gamma * rstd), None
+            grads = {"gamma": self.over_params(dy, ddx * rstd)}
+        return ddy, dx, self.trained(grads)
+
+    def trained(self, grads):
+        """Return the gradients of the parameters: without gamma where it is constant."""
+        return {name: g for name, g in grads.items() if name in self.params}
+
+    def config(self):
+        return super().config() + ("" if self.trained_scale else ", trained_scale=False")

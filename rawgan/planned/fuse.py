@@ -60,7 +60,7 @@ def fused_blocks(
             shape = layer.shape if isinstance(layer, Reshape) else (prod(shape),)
             if only_linear:
                 last.norm_shape = shape
-        elif isinstance(layer, BatchNorm) and only_linear:
+        elif isinstance(layer, BatchNorm) and layer.trained_scale and only_linear:
             last.norm, last.norm_name = layer, f"{i}."
         elif name := activation(layer, last):
             last.act, last.slope = name, getattr(layer, "slope", 0.0)

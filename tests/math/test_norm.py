@@ -22,7 +22,7 @@ from rawgan.layers import (
 from rawgan.layers import norm as layer_file
 from rawgan.ops import norm as ops_file
 from rawgan.ops.norm import normalize, normalize_dx
-from tests.support.reference import assert_close, check_layer, randomize, tensor
+from tests.support.reference import assert_close, assert_same, check_layer, randomize, tensor
 from tests.support.twins import NAMES, to_nchw, to_nhwc
 
 DTYPES = [np.float64, np.float32]
@@ -67,7 +67,9 @@ def instance_norm(x, p, eps):
 def test_batch_norm(device, N, H, W, C, flat, gaps, dtype):
     x = image(N + 2, C, dtype=dtype) if flat else image(N, H, W, C, dtype=dtype)
     for train in (True, False):
-        check_layer(BatchNorm(C, eps=0.03), x, device=device, train=train, gaps=gaps)
+        for trained_scale in (True, False):
+            layer = BatchNorm(C, eps=0.03, trained_scale=trained_scale)
+            check_layer(layer, x, device=device, train=train, gaps=gaps)
 
 
 @given(
@@ -138,6 +140,16 @@ def test_batch_norm_in_a_perceptron(device):
 def test_batch_norm_of_many_samples(device):
     """BatchNorm is right on batches larger than the part size of elementwise."""
     check_layer(BatchNorm(3), image(600, 8, 8, 3), device=device)
+
+
+def test_constant_scale():
+    """Without a trained scale, gamma is a buffer of 1: neither trained nor averaged."""
+    layer, x = BatchNorm(3, trained_scale=False), image(6, 3)
+    assert layer.params.keys() == {"beta"} and (layer.buffers["gamma"] == 1).all()
+    assert "gamma" not in layer.averaged and repr(layer).endswith(", trained_scale=False)")
+    randomize(trained := BatchNorm(3), np.random.default_rng(2))
+    trained.params["gamma"][...], layer.params = 1, {"beta": trained.params["beta"]}
+    assert_same(layer.forward(x)[0], trained.forward(x)[0])
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 4, 2, 3)])

@@ -61,6 +61,14 @@ def without_norm(size, channels, width, z):
     )
 
 
+def constant_scale(size, channels, width, z):
+    pixels = size * size * channels
+    return Sequential(
+        Linear(z, width), BatchNorm(width, trained_scale=False), LeakyReLU(0.2),
+        Linear(width, pixels), Reshape(size, size, channels),
+    )  # fmt: skip
+
+
 def normalised_end(size, channels, width, z):
     return Sequential(
         Linear(z, size * size * channels), Reshape(size, size, channels), BatchNorm(channels),
@@ -98,6 +106,7 @@ def late_activation(size, channels, width):
             "does not support layer 2, BatchNorm.*, at the end of the generator",
         ),
         ({"generator": without_norm}, "does not support layer 1, Softplus"),
+        ({"generator": constant_scale}, "does not support layer 1, BatchNorm.*, trained_scale=F"),
         (
             {"generator": dropout_end},
             "does not support the Dropout after layer 0, Linear.*, at the end of the generator",

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from rawgan import layers
 from rawgan.layers import blocks
-from tests.support.twins import make
+from tests.support.twins import make, to_nchw, to_nhwc
 
 
 class Function(nn.Module):
@@ -140,6 +140,21 @@ class Projection(nn.Module):
         return self.linear(x) + (self.inner(self.labels) * x).sum(1, keepdim=True)
 
 
+class GaussianNoise(nn.Module):
+    """Noise by Box & Muller from the uniform numbers of `rng`, as many as x (N, H, W, C) has."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.std, self.rng = layer.std, None
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        shape = to_nhwc(x).shape
+        u, v = torch.from_numpy(self.rng.random((len(x), 2, *shape[1:]))).unbind(1)
+        return x + self.std * to_nchw((-2 * (1 - u).log()).sqrt() * (2 * torch.pi * v).cos())
+
+
 def pixel_norm(eps):
     return lambda x: x / (x.pow(2).mean(1, keepdim=True) + eps).sqrt()
 
@@ -162,6 +177,7 @@ MAKE_BLOCK = {
     layers.Upsample2d: lambda layer: nn.Upsample(scale_factor=layer.k),
     layers.GlobalMeanPool: lambda layer: Function(lambda x: x.mean((2, 3))),
     layers.GlobalSumPool: lambda layer: Function(lambda x: x.sum((2, 3))),
+    layers.GaussianNoise: GaussianNoise,
     layers.PixelNorm: lambda layer: Function(pixel_norm(layer.eps)),
     layers.MinibatchStd: lambda layer: Function(minibatch_std(layer.group, layer.eps)),
     layers.EqualizedLR: equalized,

@@ -33,18 +33,22 @@ def torch_function(layer, train=True):
     """Return the layer as a PyTorch function of (x, params)."""
     module = make(layer).double().train(train)
     for name, a in layer.buffers.items():
-        module.get_buffer(name).copy_(tensor(a))
+        module.get_buffer(torch_name(name)).copy_(tensor(a))
 
     def f(x, params):
-        theirs = {}
-        for name, a in params.items():
-            path, dot, parameter = name.rpartition(".")
-            theirs[path + dot + NAMES.get(parameter, parameter)] = a.movedim(
-                -1, {4: 1, 3: 0}.get(a.ndim, -1)
-            )
+        theirs = {
+            torch_name(name): a.movedim(-1, {4: 1, 3: 0}.get(a.ndim, -1))
+            for name, a in params.items()
+        }
         return to_nhwc(functional_call(module, theirs, to_nchw(x)))
 
     return f
+
+
+def torch_name(name):
+    """Return the twin's name of a parameter or buffer."""
+    path, dot, last = name.rpartition(".")
+    return path + dot + NAMES.get(last, last)
 
 
 def derivatives(f, x, params, dy, ddx):

@@ -46,6 +46,12 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm for (N, C) and (N, C, H, W)."""
 
+    def __init__(self, layer):
+        super().__init__(*layer.shape, eps=layer.eps, momentum=layer.momentum)
+        if not layer.trained_scale:
+            del self.weight
+            self.register_buffer("weight", torch.ones(layer.shape))
+
     def _check_input_dim(self, x):
         pass
 
@@ -131,7 +137,7 @@ MAKE = {
     layers.ConvTranspose2d: lambda layer: conv_twin(
         layer, (layer.K, layer.C), nn.ConvTranspose2d, SameConvTranspose2d
     ),
-    layers.BatchNorm: lambda layer: BatchNorm(*layer.shape, eps=layer.eps, momentum=layer.momentum),
+    layers.BatchNorm: BatchNorm,
     layers.InstanceNorm: lambda layer: nn.InstanceNorm2d(*layer.shape, eps=layer.eps, affine=True),
     layers.LayerNorm: lambda layer: LayerNorm(layer.shape, layer.eps),
     layers.ReLU: lambda layer: nn.ReLU(),

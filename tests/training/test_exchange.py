@@ -221,6 +221,15 @@ def test_upsampling_in_onnx(rng):
     assert got.shape == want.shape and np.abs(got - want).max() < 1e-5
 
 
+def test_a_constant_scale_in_onnx(rng):
+    """A BatchNorm whose gamma is no parameter becomes one with all four of its tensors."""
+    net = Sequential(L.Linear(5, 3), BatchNorm(3, trained_scale=False), L.Tanh())
+    random_net(net, rng)
+    z = rng.normal(size=(4, 5)).astype(np.float32)
+    (got,) = ReferenceEvaluator(onnx_model(net, 5, 0, "net")).run(None, {"z": z})
+    assert np.abs(got - net.forward(z, train=False)[0]).max() < 1e-5
+
+
 WITHOUT_COUNTERPART = [
     L.GlobalMeanPool(),
     L.GlobalSumPool(),

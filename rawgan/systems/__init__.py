@@ -1,0 +1,1 @@
+"""Trainings that are not one generator and one discriminator of a Recipe, a file each."""
