@@ -1,19 +1,23 @@
-"""Triton's interpreter in two thirds of its time.
+"""Triton's interpreter in a third of its time.
 
-It patches triton.language for each call of a device function, and builds a dictionary of all dtypes
-for each value. Results are unchanged.
+It patches triton.language for each call of a device function, builds a dictionary of all dtypes for
+each value, and computes each sum and product of 32-bit integers in 64 bits too, to compare them for
+an assertion that it evaluates in debug mode alone. Results are unchanged.
 """
 
+from dataclasses import replace
 from functools import cache
 
 
 @cache
 def speed_up():
-    """Replace two functions of Triton's interpreter, once."""
+    """Replace two functions and one option of Triton's interpreter, once."""
     from triton.runtime import interpreter
 
     interpreter._patch_lang = patch_once_per_launch(interpreter._patch_lang)
     interpreter._get_np_dtype = remembered(interpreter._get_np_dtype)
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
 
 
 def patch_once_per_launch(patch):
