@@ -1,1 +1,6 @@
-"""Trainings that are not one generator and one discriminator of a Recipe, a file each."""
+"""Training steps of systems that are not one generator and one discriminator, one file each.
+
+NAMES are those of `rawgan train`; SYSTEMS of training/systems has the training of each.
+"""
+
+NAMES = ("vae", "autoencoder", "semi_supervised", "supervised")
