@@ -84,9 +84,11 @@ def build(
 
     first (N, H, W, C): images (500 in the source) from which D's scales and biases are set, so that
     each unit has mean 0 and standard deviation 1 over them. The directions of its weights are drawn
-    from N(0, 0.1^2), the weights of G by `glorot_uniform`. Adam with betas (0.5, 0.999) for both.
+    from N(0, 0.1^2), the weights of G by `glorot_uniform`. Adam with betas (0.5, 0.999) for both,
+    and with eps = 1e-4: the source divides by sqrt(v + 1e-8), which lies between sqrt(v) + 1e-4 and
+    that divided by sqrt(2). Its gradients are often smaller than that.
     """
-    adam = partial(Adam, lr=lr, betas=(0.5, 0.999))
+    adam = partial(Adam, lr=lr, betas=(0.5, 0.999), eps=1e-4)
     D = discriminator(first.shape[1:], width, classes)
     normal_init(D, random.stream("discriminator weights"), 0.1)
     D.bind(random.stream("noise"))

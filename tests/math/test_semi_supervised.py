@@ -176,7 +176,8 @@ class Twin:
             self.G = twin(model.generator)
             nets.append(self.G)
         self.optimizers = {
-            net: torch.optim.Adam(net.parameters(), lr, betas=(0.5, 0.999)) for net in nets
+            net: torch.optim.Adam(net.parameters(), lr, betas=(0.5, 0.999), eps=1e-4)
+            for net in nets
         }
         self.weights = []
 

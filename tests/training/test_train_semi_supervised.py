@@ -1,0 +1,188 @@
+"""examples/train_semi_supervised.py: its folder, its errors, the same bits after a resume."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rawgan.backend import CPU
+from rawgan.data import Images, load
+from rawgan.errors import UserError
+from rawgan.random import Random
+from rawgan.training.checkpoint import checkpoints
+from rawgan.training.run_folder import load_weights
+from rawgan.training.systems.base import Training
+from rawgan.training.systems.run import open_training, resume, start
+from rawgan.training.systems.semi_supervised import SemiSupervisedOptions, choose, split
+from tests.support.example_runs import assert_one_sentence, size_of
+from tests.support.reference import assert_same
+from tests.support.runs import assert_same_run, killed_at
+
+TINY = {"width": 4, "batch": 16, "labels": 20, "sample_every": 4, "checkpoint_every": 6}
+NAMES = ("semi_supervised", "supervised")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return an .npz file of 120 images of noise with ten labels."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "noise.npz"
+    images = rng.integers(256, size=(120, 16, 16), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(120) % 10)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """Return an .npz file of 400 noisy 8x8 images of three classes: a bright part each."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 3
+    images = rng.integers(100, size=(400, 8, 8))
+    for image, k in zip(images, labels):
+        image[:, 3 * k : 3 * k + 2] += rng.integers(40, 120)
+    path = tmp_path_factory.mktemp("data") / "stripes.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
+
+
+def options(name, source, **changes):
+    return SemiSupervisedOptions(name, str(source), **(TINY | changes))
+
+
+def rows(run):
+    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+
+
+class TestExample:
+    def test_leaves_everything(self, example, data, tmp_path):
+        """The loop in the example leaves the bytes of the library's, and all files."""
+        run = tmp_path / "run"
+        args = ("--data", data, "--width", 4, "--batch", 16, "--labels", 20, "--steps", 12)
+        every = ("--sample-every", 4, "--checkpoint-every", 6, "--out", run)
+        code, output, err = example("train_semi_supervised.py", *args, *every)
+        assert code == 0, err
+        assert (
+            "Model: semi_supervised, 20 of 96 images with labels, 24 to test. The discriminator "
+            "has 2,154 parameters, the generator 1,960." in output
+        )
+        assert {path.name for path in run.iterdir()} == {
+            *("config.json", "metrics.csv", "losses.png", "samples", "checkpoints"),
+            "weights.safetensors",
+        }
+        samples = sorted((run / "samples").iterdir())
+        assert [path.name for path in samples] == [f"step_{n:06}.png" for n in (0, 4, 8, 12)]
+        for path in (run / "losses.png", *samples):
+            size_of(path)
+        assert [row["step"] for row in rows(run)] == ["10", "12"]
+        columns = {"step", "labelled", "unlabelled", "matching", "test_error"}
+        assert {*rows(run)[0]} == columns
+        start(options("semi_supervised", data, steps=12), CPU, tmp_path / "library")
+        for name in ("metrics.csv", "weights.safetensors", "samples/step_000012.png"):
+            assert (tmp_path / "library" / name).read_bytes() == (run / name).read_bytes(), name
+
+    def test_supervised(self, example, data, tmp_path):
+        args = ("--supervised", "--data", data, "--width", 4, "--labels", 20, "--steps", 2)
+        code, output, err = example(
+            "train_semi_supervised.py", *args, "--batch", 16, "--out", tmp_path / "run"
+        )
+        assert code == 0, err
+        assert "generator" not in output
+        assert {*rows(tmp_path / "run")[0]} == {"step", "labelled", "test_error"}
+        assert not [*(tmp_path / "run/samples").iterdir()]
+        assert_one_sentence(
+            example("sample.py", tmp_path / "run"), "'supervised', which is no recipe to draw from"
+        )
+
+    @pytest.mark.parametrize(
+        "args, words",
+        [
+            (("--labels", 25), "25 labelled images cannot be equally many of the 10 classes"),
+            (("--labels", 110), "110 labelled images cannot be equally many"),
+            (("--rate", 2), "rate 2.0 of semi_supervised cannot be used"),
+            (("--lr", "nan"), "learning rate"),
+            (("--batch", 97), "too few for a batch"),
+            (("--data", "nowhere"), "nowhere"),
+            (("--data", "unlabelled.npy"), "unlabelled has no labels"),
+        ],
+    )
+    def test_bad_input(self, example, data, args, words, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        np.save("unlabelled.npy", np.zeros((120, 8, 8), np.uint8))
+        told = ("--data", data, "--width", 4, "--batch", 16, "--labels", 20, "--steps", 2)
+        code, out, err = example("train_semi_supervised.py", *told, *args)
+        assert_one_sentence((code, out, err[err.find("error: ") :]), words)
+
+
+class TestErrors:
+    def test_they_fall(self, stripes, tmp_path, capsys):
+        """What is logged and printed is the share of the test images that the average misses."""
+        sizes = {"steps": 90, "width": 20, "sample_every": 30, "checkpoint_every": 90}
+        told = options("semi_supervised", stripes, labels=12, rate=0.05, **sizes)
+        start(told, CPU, tmp_path / "run")
+        errors = [float(row["test_error"]) for row in rows(tmp_path / "run")]
+        assert errors[0] == errors[1] > 0.3 and errors[-1] < 0.2
+        training = open_training(told, CPU)
+        weights = load_weights(tmp_path / "run/weights.safetensors")
+        classifier, images = training.model.averaged_parameters, training.test.images
+        prefix = "classifier."
+        classifier.load(
+            {n.removeprefix(prefix): a for n, a in weights.items() if n.startswith(prefix)}
+        )
+        logits, _ = training.model.averaged.forward((images / 255).astype(np.float32), False)
+        wrong = int((logits.argmax(1) != training.test.labels).sum())
+        assert errors[-1] == wrong / 80
+        assert f"step 90: {wrong} of 80 test images wrong" in capsys.readouterr().out
+
+    def test_the_test_images_are_seen_in_no_training(self, data):
+        """They are the same for every seed, and the labels are hidden but for the chosen ones."""
+        images = load(str(data))
+        trainings = [open_training(options("supervised", data, seed=seed), CPU) for seed in (0, 1)]
+        assert_same(trainings[0].test.images, trainings[1].test.images)
+        one = trainings[0]
+        unlabelled, test = (
+            {a.tobytes() for a in part.images} for part in (one.unlabelled, one.test)
+        )
+        assert len(unlabelled) == 96 and len(test) == 24 and not unlabelled & test
+        assert one.unlabelled.labels is None and len(images) == 120
+        labelled = {a.tobytes() for a in one.labelled.images}
+        assert labelled < unlabelled
+        assert labelled != {a.tobytes() for a in trainings[1].labelled.images}
+        number = {a.tobytes(): k for a, k in zip(images.images, images.labels)}
+        for image, k in zip(one.labelled.images, one.labelled.labels):
+            assert number[image.tobytes()] == k
+        assert_same(np.bincount(one.labelled.labels), np.full(10, 2))
+
+    def test_a_test_split(self, monkeypatch):
+        """Data with a test split are tested on it, their labels counted as in training."""
+        rng = np.random.default_rng(0)
+        images = rng.integers(256, size=(6, 8, 8, 1), dtype=np.uint8)
+        train = Images(images, np.array([0, 1, 2, 0, 1, 2]), "x", "", "", ("a", "b", "c"))
+        test = replace(train, labels=np.array([0, 1, 0, 1, 0, 1]), classes=("b", "c"))
+        monkeypatch.setattr("rawgan.training.systems.semi_supervised.load", lambda *_, split: test)
+        seen, held_out = split(SemiSupervisedOptions(), train)
+        assert seen is train
+        assert_same(held_out.labels, np.array([1, 2, 1, 2, 1, 2]))
+
+    def test_a_class_with_too_few(self):
+        images = Images(np.zeros((5, 8, 8, 1), np.uint8), np.array([0, 0, 0, 0, 1]), "x", "", "")
+        with pytest.raises(UserError, match="4 labelled images cannot be equally many of the 2"):
+            choose(images, 4, Random(0).stream("labels"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestResume:
+    def test_killed_and_resumed_is_the_same_run(self, name, data, tmp_path):
+        told = options(name, data, steps=13)
+        assert start(told, CPU, tmp_path / "straight") == (13, 13)
+        with killed_at(7, Training):
+            start(told, CPU, tmp_path / "killed")
+        assert list(checkpoints(tmp_path / "killed")) == [6]
+        assert resume(tmp_path / "killed", CPU) == (13, 13)
+        assert_same_run(tmp_path / "killed", tmp_path / "straight")
+
+    def test_in_parts_it_is_the_same_run(self, name, data, tmp_path):
+        """Also where a part ends between two tests, whose error is then the last one measured."""
+        start(options(name, data, steps=13), CPU, tmp_path / "straight")
+        start(options(name, data, steps=7), CPU, tmp_path / "parts")
+        assert resume(tmp_path / "parts", CPU, steps=13) == (13, 13)
+        assert_same_run(tmp_path / "parts", tmp_path / "straight")
