@@ -62,7 +62,7 @@ class GaussianNoise(_Random):
     """Add noise of standard deviation `std` in training: x and y of any shape.
 
         y = x + std n,  n ~ N(0, 1);  in inference y = x
-        n = sqrt(-2 log(1 - u)) cos(2 pi v),  u, v ~ U(0, 1), float64
+        n = sqrt(-2 log(1 - u)) cos(2 pi v),  u, v ~ U(0, 1), in the precision of x
 
     dx = dy and ddy = ddx: the draw is a constant, and no derivative depends on it. The uniform
     numbers come from the stream set by `bind`, as those of Dropout do, since the processes of a
@@ -81,9 +81,9 @@ class GaussianNoise(_Random):
             return x, None
         self.require_stream()
         # pairs by sample, so that the parts of a batch draw what the whole does
-        u, v = self.rng.random((len(x), 2, *x.shape[1:])).swapaxes(0, 1)
-        n = np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v)
-        return x + array_module(x).asarray((self.std * n).astype(x.dtype)), None
+        u, v = self.rng.random((len(x), 2, *x.shape[1:]), dtype=x.dtype).swapaxes(0, 1)
+        n = np.sqrt(-2 * np.log(1 - u)) * np.cos(2 * np.pi * v)  # 1 - u is exact, and never 0
+        return x + array_module(x).asarray(self.std * n), None
 
     def backward(self, dy, cache, need_dx=True, need_grads=True):
         return dy, {}

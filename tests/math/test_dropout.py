@@ -115,14 +115,16 @@ def noisy(std, seed=11):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_noise_is_a_constant(device, rng, shape, dtype, gaps):
-    n, _ = noisy(0.3).forward(np.zeros(shape))
+    n, _ = noisy(0.3).forward(np.zeros(shape, dtype))
     x = rng.normal(size=shape).astype(dtype)
     check_layer(noisy(0.3), x, lambda x, p: x + tensor(n), device=device, gaps=gaps)
 
 
-def test_noise_is_normal():
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_noise_is_normal(dtype):
     """Mean, standard deviation and the share beyond two of them are those of N(0, 0.5^2)."""
-    n = noisy(0.5).forward(np.zeros((400, 500)))[0].ravel()
+    n = noisy(0.5).forward(np.zeros((400, 500), dtype))[0].ravel()
+    assert n.dtype == dtype
     M = n.size
     assert abs(n.mean()) < 5 * 0.5 / np.sqrt(M)
     assert abs(n.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * M)
