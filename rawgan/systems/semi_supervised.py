@@ -140,10 +140,10 @@ class Classifier:
 
         Before the first step, by the initial weights.
         """
-        source, own = self.discriminator_optimizer.parameters, self.averaged_parameters
+        source, averaged = self.discriminator_optimizer.parameters, self.averaged_parameters
         t = self.discriminator_optimizer.t
-        own.flat[...] = self.average / (1 - (1 - self.rate) ** t) if t else source.flat
-        own.flat_buffers[...] = source.flat_buffers
+        averaged.flat[...] = self.average / (1 - (1 - self.rate) ** t) if t else source.flat
+        averaged.flat_buffers[...] = source.flat_buffers
         return classes(self.averaged, x)
 
 
