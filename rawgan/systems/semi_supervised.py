@@ -92,9 +92,9 @@ def feature_matching(fake: Array, real: Array) -> tuple[Array, Array]:
     fake, and need not make any look real. Source: Salimans et al. 2016 (arXiv:1606.03498), section
     3.1; the mean over features is its code's.
     """
-    d = fake.mean(0) - real.mean(0)
-    row = 2 * d / fake.size
-    return (d * d).mean(), array_module(fake).broadcast_to(row, fake.shape)
+    xp, d = array_module(fake, real), fake.mean(0) - real.mean(0)
+    dfake = xp.ascontiguousarray(xp.broadcast_to(2 * d / fake.size, fake.shape))
+    return (d * d).mean(), dfake
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """examples/train_semi_supervised.py: its folder, its errors, the same bits after a resume."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from rawgan.training.run_folder import load_weights
 from rawgan.training.systems.base import Training
 from rawgan.training.systems.run import open_training, resume, start
 from rawgan.training.systems.semi_supervised import SemiSupervisedOptions, choose, split
+from tests.cli.test_cli import rawgan
 from tests.support.example_runs import assert_one_sentence, size_of
 from tests.support.reference import assert_same
 from tests.support.runs import assert_same_run, killed_at
@@ -92,6 +94,16 @@ class TestExample:
         assert_one_sentence(
             example("sample.py", tmp_path / "run"), "'supervised', which is no recipe to draw from"
         )
+
+    def test_by_the_command(self, data, tmp_path):
+        """`rawgan train` has its options but for labels and rate, and the source's setting."""
+        told = ("--data", data, "--width", 4, "--batch", 16, "--steps", 2)
+        rawgan("train", "supervised", *told, "--out", tmp_path / "run")
+        config = json.loads((tmp_path / "run/config.json").read_text())
+        assert config["labels"] == 100 and config["rate"] == 1e-3
+        source = SemiSupervisedOptions(**SemiSupervisedOptions.of_source)
+        assert (source.source, source.width, source.steps) == ("mnist", 500, 180_000)
+        assert (source.batch, source.lr, source.labels, source.rate) == (100, 3e-3, 100, 1e-4)
 
     @pytest.mark.parametrize(
         "args, words",
