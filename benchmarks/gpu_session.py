@@ -1,6 +1,6 @@
-"""Run all GPU measurements in about 17 minutes, most important first, one process per step.
+"""Run all GPU measurements in about 16 minutes, most important first, one process per step.
 
-    python -m benchmarks.gpu_session --out DIR            all parts: twice 6 minutes, then 5
+    python -m benchmarks.gpu_session --out DIR            all parts: twice 6 minutes, then 4
     python -m benchmarks.gpu_session --out DIR --part 1   part 1 only; --part 2 in a later call
     python -m benchmarks.gpu_session --steps training     steps by name
     python -m benchmarks.gpu_session --dry-run            all of it at toy size, without a GPU
@@ -107,14 +107,14 @@ STEPS = (
     Step(
         "dependent launch",
         3,
-        60,
+        45,
         "benchmarks.steps.dependent_launch",
         ("--case", *COMPILED_CASES[:2], "wgan_gp 64x64x3"),
         toy=("--case", "raschka_mlp_gan 28x28x1"),
     ),
     Step("array path", 3, 15, "benchmarks.steps.array_profile", needs=("PIL", "torch")),
     Step("racecheck", 3, 25, "benchmarks.steps.racecheck"),
-    Step("distances", 3, 95, "benchmarks.quality.distances", toy=("--seeds", "0"), needs=TRAINS),
+    Step("distances", 3, 65, "benchmarks.quality.distances", toy=("--seeds", "0"), needs=TRAINS),
 )
 DRY_LIMIT = 4  # factor on the limits in a dry run: Triton's interpreter is slow
 START = 0.85  # fraction of its limit after which a step starts no new measurement

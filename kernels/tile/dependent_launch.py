@@ -11,12 +11,11 @@ Source: CUDA C++ Programming Guide, "Programmatic Dependent Launch and Synchroni
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
 def wait_for_previous_kernel(PDL: tl.constexpr):
     """With PDL wait for the previous kernel, then let the next one start: a kernel's first call."""
     if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
