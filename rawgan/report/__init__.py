@@ -42,6 +42,15 @@ CHARTS = {  # charts from metrics.csv: title: ({column: label}, explanation)
         {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL to the prior"},
         "What the autoencoder minimises.",
     ),
+    "Losses of a classifier": (
+        {"labelled": "labelled images", "unlabelled": "images without labels, and fakes"},
+        "The cross-entropy of the classes, and that of real and fake.",
+    ),
+    "Feature matching": ({"matching": "squared distance of mean features"}, "What G minimises."),
+    "Test error": (
+        {"test_error": "share classified wrong"},
+        "Of images that no training sees, by D with averaged weights.",
+    ),
 }
 
 

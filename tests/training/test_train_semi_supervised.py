@@ -11,6 +11,7 @@ from rawgan.backend import CPU
 from rawgan.data import Images, load
 from rawgan.errors import UserError
 from rawgan.random import Random
+from rawgan.report import page
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.run_folder import load_weights
 from rawgan.training.systems.base import Training
@@ -25,13 +26,16 @@ TINY = {"width": 4, "batch": 16, "labels": 20, "sample_every": 4, "checkpoint_ev
 NAMES = ("semi_supervised", "supervised")
 
 
+def write_noise(path, count):
+    """Write an .npz file of images of noise with ten labels; return its path."""
+    images = np.random.default_rng(0).integers(256, size=(count, 16, 16), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(count) % 10)
+    return path
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return an .npz file of 120 images of noise with ten labels."""
-    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "noise.npz"
-    images = rng.integers(256, size=(120, 16, 16), dtype=np.uint8)
-    np.savez(path, images=images, labels=np.arange(120) % 10)
-    return path
+    return write_noise(tmp_path_factory.mktemp("data") / "noise.npz", 120)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,9 @@ class TestExample:
         assert [row["step"] for row in rows(run)] == ["10", "12"]
         columns = {"step", "labelled", "unlabelled", "matching", "test_error"}
         assert {*rows(run)[0]} == columns
+        html = page(run)
+        for title in ("Losses of a classifier", "Feature matching", "Test error"):
+            assert title in html
         start(options("semi_supervised", data, steps=12), CPU, tmp_path / "library")
         for name in ("metrics.csv", "weights.safetensors", "samples/step_000012.png"):
             assert (tmp_path / "library" / name).read_bytes() == (run / name).read_bytes(), name
@@ -95,8 +102,9 @@ class TestExample:
             example("sample.py", tmp_path / "run"), "'supervised', which is no recipe to draw from"
         )
 
-    def test_by_the_command(self, data, tmp_path):
+    def test_by_the_command(self, tmp_path):
         """`rawgan train` has its options but for labels and rate, and the source's setting."""
+        data = write_noise(tmp_path / "noise.npz", 200)
         told = ("--data", data, "--width", 4, "--batch", 16, "--steps", 2)
         rawgan("train", "supervised", *told, "--out", tmp_path / "run")
         config = json.loads((tmp_path / "run/config.json").read_text())
