@@ -28,7 +28,7 @@ import numpy as np
 from rawgan.backend import Array
 from rawgan.ema import EMA
 from rawgan.gan import GAN, Metrics
-from rawgan.layers import Layer, Sequential
+from rawgan.layers import Sequential
 from rawgan.losses import Wasserstein
 from rawgan.ops.pool import sum_pool, sum_pool_dx
 from rawgan.optim import Optimizer
@@ -69,10 +69,10 @@ class GrowthSchedule:
 
     def stage(self, n: int) -> Stage:
         """Return the stage after n images. At alpha = 0 it is the resolution below."""
+        if n >= self.images() - self.stable:
+            return Stage(self.size)
         period, since = divmod(n, self.stable + self.fade)
         resolution = 4 << period
-        if resolution >= self.size:
-            return Stage(self.size)
         if since <= self.stable:
             return Stage(resolution)
         return Stage(2 * resolution, (since - self.stable) / self.fade)
@@ -116,16 +116,16 @@ class GrowingNetwork(Protocol):
 class ProgressiveGAN:
     """G and D with the layers of all resolutions, their optimizers, and the schedule.
 
-    rng     stream of the points of the gradient penalty
-    images  real images that D has seen; it alone determines the stage
-    average the exponential moving average of G, from which one samples
+    rng      stream of the points of the gradient penalty
+    images   real images that D has seen; they alone determine the stage
+    average  exponential moving average of G, from which one samples
 
     A parameter that no layer of a stage has gets the gradient 0. With beta1 = 0 Adam does not move
     it. Source: Karras et al. 2018 (arXiv:1710.10196).
     """
 
-    generator: GrowingNetwork | Layer
-    discriminator: GrowingNetwork | Layer
+    generator: GrowingNetwork
+    discriminator: GrowingNetwork
     generator_optimizer: Optimizer
     discriminator_optimizer: Optimizer
     schedule: GrowthSchedule
