@@ -28,7 +28,7 @@ PANELS = {
 
 @dataclass(frozen=True)
 class ProgressiveOptions(SystemOptions):
-    """Options of a progressive GAN. The defaults train on two CPU cores in about 20 minutes.
+    """Options of a progressive GAN. The defaults take 40 minutes of CPU time.
 
     steps    those of the schedule to the end of its last phase, unless given
     base     the networks have min(base / 2^s, width) channels at the resolution 2^(s + 1)
