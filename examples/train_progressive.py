@@ -4,7 +4,7 @@ python examples/train_progressive.py
 python examples/train_progressive.py --stable 12000 --fade 12000
 python examples/train_progressive.py --data path/to/pictures --size 64 --width 128 --base 2048
 
-`rawgan train --resume RUN` goes on with it.
+`rawgan train --resume RUN` goes on with it; `rawgan sample RUN` draws from it.
 """
 
 import sys

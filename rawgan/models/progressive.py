@@ -101,6 +101,13 @@ class Growing(Composite):
         """Return the layers of a stage: of its resolution and those below, a Lerp in a fade."""
         raise NotImplementedError
 
+    def full_size(self, stage: Stage) -> Sequential:
+        """Return the layers of a stage for images of the full size.
+
+        Those of G are enlarged by nearest upsampling, those for D are means over squares.
+        """
+        raise NotImplementedError
+
     def children(self):
         """Return the blocks and the layers to or from RGB, by name."""
         blocks = {f"block{r}": layer for r, layer in self.blocks.items()}
@@ -149,6 +156,11 @@ class Generator(Growing):
         old = Sequential(self.rgb[r // 2], Upsample2d())
         new = Sequential(blocks[-1], self.rgb[r])
         return Part(self, *blocks[:-1], Lerp(old, new, stage.alpha))
+
+    def full_size(self, stage):
+        """Return the layers of a stage, and nearest upsampling to the full size."""
+        k = self.resolutions[-1] // stage.resolution
+        return Sequential(*self.at(stage).layers, *[Upsample2d(k)] * (k > 1))
 
 
 class Discriminator(Growing):
@@ -201,6 +213,11 @@ class Discriminator(Growing):
         old = Sequential(AvgPool2d(), self.rgb[r // 2])
         new = Sequential(self.rgb[r], blocks[0])
         return Part(self, Lerp(old, new, stage.alpha), *blocks[1:])
+
+    def full_size(self, stage):
+        """Return the means over squares that reduce an image, and the layers of a stage."""
+        k = self.resolutions[-1] // stage.resolution
+        return Sequential(*[AvgPool2d(k)] * (k > 1), *self.at(stage).layers)
 
 
 def build(

@@ -111,6 +111,9 @@ class GrowingNetwork(Protocol):
     def at(self, stage: Stage) -> Sequential:
         """Return the layers of a stage."""
 
+    def full_size(self, stage: Stage) -> Sequential:
+        """Return the layers of a stage, for images of the full size."""
+
 
 @dataclass
 class ProgressiveGAN:
@@ -176,5 +179,4 @@ class ProgressiveGAN:
 
         stage: the present one by default.
         """
-        x, _ = self.average.net.at(stage or self.stage).forward(z, train=False)
-        return enlarge(x, self.schedule.size)
+        return self.average.net.full_size(stage or self.stage).forward(z, train=False)[0]

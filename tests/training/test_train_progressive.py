@@ -9,12 +9,15 @@ import pytest
 from PIL import Image
 
 from rawgan.backend import CPU
+from rawgan.data import load, to_uint8
 from rawgan.errors import UserError
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
+from rawgan.training.load import load_generator, load_player
+from rawgan.training.sampling import sample
 from rawgan.training.systems.base import Training
-from rawgan.training.systems.progressive import COLUMNS, ProgressiveOptions
+from rawgan.training.systems.progressive import COLUMNS, ProgressiveOptions, ProgressiveTraining
 from rawgan.training.systems.run import resume, start
-from tests.cli.test_cli import refused
+from tests.cli.test_cli import rawgan, refused
 from tests.support.example_runs import assert_one_sentence, write_pictures
 from tests.support.runs import assert_same_run, killed_at
 
@@ -92,6 +95,31 @@ class TestRun:
         assert "growing from 4x4, 8x8, 16x16" in out
         for name in ("metrics.csv", "weights.safetensors", f"samples/growing_{STEPS:06}.png"):
             assert (tmp_path / "run" / name).read_bytes() == (straight / name).read_bytes(), name
+
+    @pytest.mark.parametrize("step, k", [(4, 2), (8, 2), (12, 1), (None, 1)])
+    def test_one_draws_from_the_stage_of_a_checkpoint(self, step, k, straight, data, tmp_path):
+        """The samples are those of the training at that step, of the full size."""
+        training = ProgressiveTraining(options(data), load(str(data), 16), CPU)
+        training.restore(straight / "checkpoints" / f"step_{step or STEPS:06}.safetensors")
+        recipe, generator, config = load_generator(straight, step=step)
+        z = np.random.default_rng(0).standard_normal((5, recipe.z)).astype(np.float32)
+        images = sample(recipe, generator, z)
+        np.testing.assert_array_equal(images, to_uint8(training.model.sample(z)))
+        np.testing.assert_array_equal(
+            images, images[:, ::k, ::k].repeat(k, 1).repeat(k, 2), strict=True
+        )
+        _, D, _ = load_player(straight, "discriminator", step=step)
+        scores, _ = D.forward(np.zeros((4, 16, 16, 1), np.float32))
+        part = training.model.discriminator.at(training.model.stage)
+        want, _ = part.forward(np.zeros((4, 16 // k, 16 // k, 1), np.float32))
+        np.testing.assert_array_equal(scores, want)
+        assert config["fade"] == SIZES["fade"]
+
+    def test_the_command_draws(self, straight, tmp_path):
+        rawgan("sample", straight, "--count", 5, "--out", tmp_path / "five.npy")
+        assert np.load(tmp_path / "five.npy").shape == (5, 16, 16, 1)
+        refused(("info", straight), "whose step has no plan")
+        refused(("export", straight, "--out", tmp_path / "g.safetensors"), "no counterpart in torch.nn")
 
 
 class TestResume:
