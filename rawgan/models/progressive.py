@@ -1,8 +1,8 @@
 """Networks of the progressive GAN, which grow from 4x4 to the size of the images.
 
 Karras et al. 2018 (arXiv:1710.10196), appendix A. All blocks exist from the start, with a
-convolution to and from RGB for every resolution; `at` returns the layers of one stage of growth.
-With s = log2 of the resolution less 1, a block has features(s) = min(base / 2^s, width) channels.
+convolution to and from RGB for every resolution; `at` returns the layers of one stage of growth. A
+block at the resolution r has min(2 base / r, width) channels.
 """
 
 import numpy as np
@@ -86,7 +86,7 @@ class Growing(Composite):
         self.rgb = {r: self.convert(r) for r in self.resolutions}
 
     def features(self, resolution: int) -> int:
-        """Return min(base / 2^s, width), the channels of a block; s = log2(resolution) - 1."""
+        """Return min(2 base / resolution, width), the channels of a block."""
         return min(self.base * 2 // resolution, self.width)
 
     def block(self, resolution: int) -> Sequential:

@@ -31,7 +31,7 @@ class ProgressiveOptions(SystemOptions):
     """Options of a progressive GAN. The defaults take 40 minutes of CPU time.
 
     steps    those of the schedule to the end of its last phase, unless given
-    base     the networks have min(base / 2^s, width) channels at the resolution 2^(s + 1)
+    base     the networks have min(2 base / r, width) channels at the resolution r
     stable   images that D sees at a resolution before the next is faded in
     fade     images of a fade
     group    samples of a group of MinibatchStd; divides the batch
