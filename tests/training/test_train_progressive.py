@@ -119,7 +119,9 @@ class TestRun:
         rawgan("sample", straight, "--count", 5, "--out", tmp_path / "five.npy")
         assert np.load(tmp_path / "five.npy").shape == (5, 16, 16, 1)
         refused(("info", straight), "whose step has no plan")
-        refused(("export", straight, "--out", tmp_path / "g.safetensors"), "no counterpart in torch.nn")
+        refused(
+            ("export", straight, "--out", tmp_path / "g.safetensors"), "no counterpart in torch.nn"
+        )
 
 
 class TestResume:
