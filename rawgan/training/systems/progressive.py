@@ -28,7 +28,7 @@ PANELS = {
 
 @dataclass(frozen=True)
 class ProgressiveOptions(SystemOptions):
-    """Options of a progressive GAN. The defaults take 40 minutes of CPU time.
+    """Options of a progressive GAN. The defaults take about 40 minutes of CPU time.
 
     steps    those of the schedule to the end of its last phase, unless given
     base     the networks have min(2 base / r, width) channels at the resolution r
