@@ -1,7 +1,7 @@
 """Train a progressive GAN, which grows from 4x4 to the size of the images.
 
 python examples/train_progressive.py
-python examples/train_progressive.py --stable 12000 --fade 12000
+python examples/train_progressive.py --stable 20000 --fade 20000
 python examples/train_progressive.py --data path/to/pictures --size 64 --width 128 --base 2048
 
 `rawgan train --resume RUN` goes on with it; `rawgan sample RUN` draws from it.
@@ -29,14 +29,14 @@ def main(
     base: Annotated[
         int, typer.Option(min=1, help="layers at r x r have 2 base / r channels")
     ] = 512,
-    stable: Annotated[int, typer.Option(min=1, help="images between two fades")] = 20_000,
-    fade: Annotated[int, typer.Option(min=0, help="images of a fade")] = 20_000,
+    stable: Annotated[int, typer.Option(min=1, help="images between two fades")] = 12_000,
+    fade: Annotated[int, typer.Option(min=0, help="images of a fade")] = 12_000,
     group: Annotated[int, typer.Option(min=1, help="samples that D compares")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="the schedule's by default")] = None,
     batch: Annotated[int, typer.Option(min=1, help="images per step")] = 16,
     lr: Annotated[float, typer.Option(help="learning rate")] = 1e-3,
-    sample_every: Annotated[int, typer.Option(min=1, help="steps between two pictures")] = 1250,
-    checkpoint_every: Annotated[int, typer.Option(min=1)] = 625,
+    sample_every: Annotated[int, typer.Option(min=1, help="steps between two pictures")] = 750,
+    checkpoint_every: Annotated[int, typer.Option(min=1)] = 750,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option(help="run folder; runs/progressive-DATA-NNN")] = None,

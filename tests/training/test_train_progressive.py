@@ -188,6 +188,6 @@ class TestOptions:
             resume(tmp_path / "run", CPU, steps=20)
 
     def test_steps_are_those_of_the_schedule(self):
-        assert ProgressiveOptions().steps == 8750
+        assert ProgressiveOptions().steps == 5250
         assert ProgressiveOptions(size=16, batch=32).steps == 3125
         assert ProgressiveOptions(steps=5).steps == 5
