@@ -189,5 +189,5 @@ class TestOptions:
 
     def test_steps_are_those_of_the_schedule(self):
         assert ProgressiveOptions().steps == 5250
-        assert ProgressiveOptions(size=16, batch=32).steps == 3125
+        assert ProgressiveOptions(size=16, batch=32).steps == 1875
         assert ProgressiveOptions(steps=5).steps == 5
