@@ -41,6 +41,19 @@ def test_options_of_recipes_are_refused(name, option, word):
     refused(("train", name, *option), word)
 
 
+def test_options_of_a_system_are_set(data, tmp_path):
+    told = ("--data", data, "--size", 8, "--width", 2, "--batch", 2, "--steps", 2)
+    rawgan("train", "progressive", *told, "--set", "group=2", "--set", "base=8", "--out", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["group"], config["base"]) == (2, 8)
+    refused(("train", "progressive", "--set", "groups=2"), "no option of progressive; it has base")
+    refused(("train", "progressive", "--set", "group=two"), "'two' is no number")
+    refused(("train", "progressive", "--set", "group=0"), "group 0 of progressive cannot be used")
+    refused(("train", "vae", "--set", "group=2"), "no option of vae; it has none")
+    refused(("train", "dcgan", "--set", "group=2"), "--set is for a new run of a system")
+    refused(("train", "--resume", tmp_path, "--set", "group=2"), "--set is for a new run of")
+
+
 def test_a_source_without_a_setting(data):
     refused(("train", "vae", "--source"), "has no setting of its source")
     refused(("train", "vae", "--lr", "nan"), "learning rate")

@@ -5,11 +5,13 @@ SYSTEMS names each; `rawgan train NAME` starts it, and `rawgan train --resume RU
 
 from rawgan.training.systems.autoencoder import AutoencoderTraining, VAETraining
 from rawgan.training.systems.base import Training
+from rawgan.training.systems.progressive import ProgressiveTraining
 from rawgan.training.systems.semi_supervised import SemiSupervisedTraining, SupervisedTraining
 
 SYSTEMS: dict[str, type[Training]] = {
     "vae": VAETraining,
     "autoencoder": AutoencoderTraining,
+    "progressive": ProgressiveTraining,
     "semi_supervised": SemiSupervisedTraining,
     "supervised": SupervisedTraining,
 }

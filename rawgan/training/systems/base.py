@@ -9,7 +9,7 @@ several generators or of further losses. Its training is a subclass of Training.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -73,6 +73,22 @@ class SystemOptions:
                 raise UserError(f"{path} has no usable {name}: the run cannot go on from it")
             values[name] = config[name]
         return cls(**values)
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> dict:
+        """Return fields that a subclass adds from texts such as "labels=100". Raises UserError."""
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        values = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            if name not in cls.checks:
+                names = f"it has {', '.join(cls.checks)}" if cls.checks else "it has none"
+                raise UserError(f"--set {text!r:.80} is no option of {cls.recipe}; {names}")
+            try:
+                values[name] = kinds[name](value)
+            except ValueError as error:
+                raise UserError(f"--set {text!r:.80}: {value!r:.80} is no number") from error
+        return values
 
     def load_images(self) -> Images:
         """Return the images of the data set at the size of the options. Raises UserError."""
@@ -208,7 +224,8 @@ class Training(Callbacks):
             self.done = saved["step"]
             for who, optimizer in self.optimizers.items():
                 optimizer.t = saved["t"][who]
-            if not all(map(FIELDS["steps"], (self.done, *saved["t"].values()))):
+            # t counts from the last reset of an optimizer
+            if not all(map(FIELDS["steps"], (self.done, *(t + 1 for t in saved["t"].values())))):
                 raise ValueError("a count out of range")
             self.load_numbers(saved)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
