@@ -102,13 +102,13 @@ class TestExample:
             example("sample.py", tmp_path / "run"), "'supervised', which is no recipe to draw from"
         )
 
-    def test_by_the_command(self, tmp_path):
-        """`rawgan train` has its options but for labels and rate, and the source's setting."""
-        data = write_noise(tmp_path / "noise.npz", 200)
+    def test_by_the_command(self, data, tmp_path):
+        """`rawgan train` takes its options, and the source's setting."""
         told = ("--data", data, "--width", 4, "--batch", 16, "--steps", 2)
-        rawgan("train", "supervised", *told, "--out", tmp_path / "run")
+        settings = ("--set", "labels=20", "--set", "rate=0.01")
+        rawgan("train", "supervised", *told, *settings, "--out", tmp_path / "run")
         config = json.loads((tmp_path / "run/config.json").read_text())
-        assert config["labels"] == 100 and config["rate"] == 1e-3
+        assert config["labels"] == 20 and config["rate"] == 0.01
         source = SemiSupervisedOptions(**SemiSupervisedOptions.of_source)
         assert (source.source, source.width, source.steps) == ("mnist", 500, 180_000)
         assert (source.batch, source.lr, source.labels, source.rate) == (100, 3e-3, 100, 1e-4)
