@@ -66,9 +66,9 @@ class SystemOptions:
     def __str__(self) -> str:
         """Return the options in words: those of every system, and its own."""
         size = f" of {self.size}x{self.size}" if self.size else ""
-        own = (f"{name}={getattr(self, name)}" for name in self.checks)
+        added = (f"{name}={getattr(self, name)}" for name in self.checks)
         shared = f"{self.source}{size}, width {self.width}, lr {self.lr:g}, batch {self.batch}, "
-        return "; ".join(filter(None, (f"{shared}{self.steps:,} steps", ", ".join(own))))
+        return "; ".join(filter(None, (f"{shared}{self.steps:,} steps", ", ".join(added))))
 
     @classmethod
     def from_config(cls, config: dict, path: Path) -> "SystemOptions":
