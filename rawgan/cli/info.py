@@ -25,6 +25,7 @@ from rawgan.training.graph_runner import INDEX_ROWS, data_bytes, in_bytes, memor
 from rawgan.training.load import load_config
 from rawgan.training.options import FIELDS, PRECISION_CHOICES, find_recipe, integer_in
 from rawgan.training.path import choose_path, planned_precision
+from rawgan.training.systems import SYSTEMS
 
 
 def command(
@@ -106,6 +107,9 @@ def command(
             G, D = parameter_count(gan.generator), parameter_count(gan.discriminator)
             print(f"{name:16} {G:>10,} {D:>10,}  {recipe.describe(setting)}")
         print(f"  {recipe.source}")
+    print(f"\n{'system':16} setting; and its own options, for --set")
+    for name, training in SYSTEMS.items():
+        print(f"{name:16} {training.options_type(name)}")
 
 
 def build(recipe: Recipe, *shape: int) -> GAN:
@@ -123,6 +127,8 @@ def plan(target: str, options: dict, source: bool, recipe_file: Path | None = No
         if source:
             raise UserError(f"{target} is a run, with its own setting: leave --source out")
         config, recipe = load_config(Path(target) / "config.json", recipe_file)
+    elif target in SYSTEMS:
+        raise UserError(f"{target} is a system, whose step has no plan")
     else:
         raise UserError(f"{target} is no recipe and no run folder; {alternatives(target, RECIPES)}")
     if recipe.objective is None:

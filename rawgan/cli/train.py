@@ -156,7 +156,7 @@ def command(
             help="BatchNorm's statistics are of each process' own pictures, or of all",
         ),
     ] = "local",
-    own: Annotated[
+    set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -211,7 +211,7 @@ def command(
     for name in REMOVED:
         if context.params[name]:
             raise UserError(f"--{name} is now --path {name}")
-    if own and recipe not in SYSTEMS:
+    if set_ and recipe not in SYSTEMS:
         raise UserError(f"--set is for a new run of a system: {', '.join(SYSTEMS)}")
     named = [
         name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"
@@ -242,7 +242,7 @@ def command(
         options = {
             name: value
             for name, value in context.params.items()
-            if name not in ("out", "resume", "own", *REMOVED)
+            if name not in ("out", "resume", "set_", *REMOVED)
         }
         done, steps = train.start(Options.with_defaults(**options), out)
     if done < steps:
@@ -257,7 +257,7 @@ def recipe_file_of(recipe: str | None) -> Path | None:
 def start_system(name: str, context: typer.Context, named: list[str]) -> tuple[int, int]:
     """Train a system with the options that were given; return the steps done and requested."""
     for option in named:
-        if option not in (*OF_SYSTEM, "recipe", "source", "device", "out", "own"):
+        if option not in (*OF_SYSTEM, "recipe", "source", "device", "out", "set_"):
             raise UserError(f"--{option.replace('_', '-')} is no option of the training of {name}")
     kind, values = SYSTEMS[name].options_type, context.params
     of_source = kind.of_source if values["source"] else {}
@@ -266,7 +266,7 @@ def start_system(name: str, context: typer.Context, named: list[str]) -> tuple[i
     chosen = {option: values[option] for option in OF_SYSTEM if option in named}
     if "data" in chosen:
         chosen["source"] = chosen.pop("data")
-    options = kind(name, **(of_source | chosen | kind.parse(values["own"] or ())))
+    options = kind(name, **(of_source | chosen | kind.parse(values["set_"] or ())))
     return system_run.start(options, device_for(values["device"]), values["out"])
 
 
@@ -296,7 +296,7 @@ def command_of_imported(run: Path, context: typer.Context, named: list[str]) -> 
     options = {
         name: context.params[name]
         for name in context.params
-        if name not in (*OF_NETWORKS, "resume", "own", *REMOVED)
+        if name not in (*OF_NETWORKS, "resume", "set_", *REMOVED)
     }
     done, steps = train.train_imported(run, recipe_file, **options)
     if done < steps:

@@ -54,6 +54,14 @@ def test_options_of_a_system_are_set(data, tmp_path):
     refused(("train", "--resume", tmp_path, "--set", "group=2"), "--set is for a new run of")
 
 
+def test_info_lists_them():
+    lines = rawgan("info").output.splitlines()
+    for name in SYSTEMS:
+        assert any(line.startswith(f"{name} ") and " steps" in line for line in lines), name
+    assert any("; base=512, stable=12000, fade=12000, group=4" in line for line in lines)
+    refused(("info", "vae"), "vae is a system, whose step has no plan")
+
+
 def test_a_source_without_a_setting(data):
     refused(("train", "vae", "--source"), "has no setting of its source")
     refused(("train", "vae", "--lr", "nan"), "learning rate")

@@ -63,6 +63,13 @@ class SystemOptions:
             if not check(value := getattr(self, name)):
                 raise UserError(f"{name} {value!r:.80} of {self.recipe} cannot be used")
 
+    def __str__(self) -> str:
+        """Return the options in words: those of every system, and its own."""
+        size = f" of {self.size}x{self.size}" if self.size else ""
+        added = (f"{name}={getattr(self, name)}" for name in self.checks)
+        shared = f"{self.source}{size}, width {self.width}, lr {self.lr:g}, batch {self.batch}, "
+        return "; ".join(filter(None, (f"{shared}{self.steps:,} steps", ", ".join(added))))
+
     @classmethod
     def from_config(cls, config: dict, path: Path) -> "SystemOptions":
         """Return the options in the config.json at `path`. Raises UserError for an invalid one."""
