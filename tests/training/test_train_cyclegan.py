@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.quality import translation
 from rawgan.backend import CPU
-from rawgan.data import load
+from rawgan.data import Images, load
 from rawgan.errors import UserError
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.systems.cyclegan import HELD_OUT, CycleGANOptions, CycleGANTraining
@@ -194,3 +195,32 @@ class TestRun:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"kernel": "3"}))
         with pytest.raises(UserError, match="no usable kernel"):
             resume(run, CPU, steps=4)
+
+
+class TestMeasure:
+    def test_of_gray_and_colour(self, colour, tmp_path):
+        start(options(colour, steps=1), CPU, tmp_path / "run")
+        training = translation.load_run(tmp_path / "run")
+        result = translation.measure(training)
+        gray, images = (whole.images.astype(float) for whole in training.sets.values())
+        assert result["source"]["gray"] == pytest.approx(abs(gray - images).mean() / 255, abs=1e-4)
+        there, back = training.model.translate((gray / 255).astype(np.float32))
+        for name, got, want in (("colour", there, images), ("cycle", back, gray)):
+            difference = abs(255 * got - want).mean() / 255
+            assert result["source"][name] == pytest.approx(difference, abs=2e-3)
+
+    def test_of_labels(self):
+        """Translated to themselves all are kept; exchanged, or merged, `to` says so."""
+        rng = np.random.default_rng(0)
+        labels = np.arange(60) % 3
+        noise = rng.integers(9, size=(60, 2, 2, 1))
+        images = (60 * labels[:, None, None, None] + noise).astype(np.uint8)
+        others = Images(images, labels, "set", "", "")
+        same = {"kept": 1.0, "own": 1.0, "to": [0, 1, 2], "become_to": 1.0}
+        assert translation.kept_labels(images, labels, others) == same
+        exchanged = translation.kept_labels(images, (labels + 1) % 3, others)
+        assert exchanged == same | {"kept": 0.0, "to": [2, 0, 1]}
+        merged = translation.kept_labels(images[np.zeros(60, int)], labels, others)
+        assert merged == same | {"kept": pytest.approx(1 / 3, abs=1e-4), "to": [0, 0, 0]}
+        mixed = Images(images, rng.permutation(labels), "set", "", "")
+        assert translation.kept_labels(images, labels, mixed)["own"] < 0.7
