@@ -42,6 +42,14 @@ CHARTS = {  # charts from metrics.csv: title: ({column: label}, explanation)
         {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL to the prior"},
         "What the autoencoder minimises.",
     ),
+    "Discriminators of a CycleGAN": (
+        {"d_target_loss": "of the target", "d_source_loss": "of the source"},
+        "At 0.25 a discriminator cannot tell translated pictures from real ones.",
+    ),
+    "There and back": (
+        {"cycle_source": "of the source", "cycle_target": "of the target"},
+        "Mean distance of a picture from itself, translated there and back; pixels are in [0, 1].",
+    ),
 }
 
 

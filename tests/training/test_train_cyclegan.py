@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.quality import translation
+from rawgan import report
 from rawgan.backend import CPU
 from rawgan.data import Images, load
 from rawgan.errors import UserError
@@ -186,10 +187,12 @@ class TestRun:
         with pytest.raises(UserError, match="was trained on other pictures"):
             resume(tmp_path / "run", CPU, steps=4)
 
-    def test_refusals(self, colour, tmp_path):
-        """Of a config.json without a usable kernel, and of samples: there is no z."""
+    def test_report_and_refusals(self, colour, tmp_path):
+        """The report has both charts; there is no z to sample, and no resume without a kernel."""
         run = tmp_path / "run"
         start(options(colour, steps=1), CPU, run)
+        page = report.page(run)
+        assert "Discriminators of a CycleGAN" in page and "There and back" in page
         refused(("sample", run), "'cyclegan', which is no recipe to draw from")
         path = run / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"kernel": "3"}))
