@@ -5,6 +5,7 @@ SYSTEMS names each; `rawgan train NAME` starts it, and `rawgan train --resume RU
 
 from rawgan.training.systems.autoencoder import AutoencoderTraining, VAETraining
 from rawgan.training.systems.base import Training
+from rawgan.training.systems.cyclegan import CycleGANTraining
 from rawgan.training.systems.progressive import ProgressiveTraining
 from rawgan.training.systems.semi_supervised import SemiSupervisedTraining, SupervisedTraining
 
@@ -14,4 +15,5 @@ SYSTEMS: dict[str, type[Training]] = {
     "progressive": ProgressiveTraining,
     "semi_supervised": SemiSupervisedTraining,
     "supervised": SupervisedTraining,
+    "cyclegan": CycleGANTraining,
 }
