@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import typer
 
 from rawgan.cli.common import DataOption, DeviceOption, SeedOption, device_for, run_command
-from rawgan.training.autoencoder import CoderOptions, new_run
+from rawgan.training.systems.autoencoder import CoderOptions
+from rawgan.training.systems.run import new_run
 
 
 def main(

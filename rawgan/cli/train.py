@@ -9,8 +9,10 @@ from rawgan.cli.common import DeviceOption, OptionalDataOption, SeedOption, devi
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.models.recipes import RECIPES
-from rawgan.training import autoencoder, train
+from rawgan.training import train
 from rawgan.training.options import Options
+from rawgan.training.systems import SYSTEMS
+from rawgan.training.systems import run as system_run
 
 # options that may change when a run is resumed
 RESUMABLE = (
@@ -26,7 +28,12 @@ RESUMABLE = (
     "tensorboard",
     "parallel",
 )
-RESUMABLE_CODER = ("data", "steps", "sample_every", "checkpoint_every", "keep")  # of a VAE
+# of a system: those of its options, and those that may change when its run is resumed
+OF_SYSTEM = (
+    "data", "size", "channels", "width", "steps", "batch", "lr", "seed",
+    "sample_every", "checkpoint_every", "keep",
+)  # fmt: skip
+RESUMABLE_SYSTEM = ("data", "steps", "sample_every", "checkpoint_every", "keep")
 # options that imported networks have already
 OF_NETWORKS = ("recipe", "size", "channels", "width", "out")
 REMOVED = ("kernels", "planned")  # flags of versions before --path
@@ -36,7 +43,10 @@ def command(
     context: typer.Context,
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help=f"{', '.join(RECIPES)}, or FILE.py"),
+        typer.Argument(
+            metavar="RECIPE",
+            help=f"{', '.join(RECIPES)}, or FILE.py; or a system: {', '.join(SYSTEMS)}",
+        ),
     ] = None,
     source: Annotated[
         bool,
@@ -178,6 +188,9 @@ def command(
 
     `rawgan train wgan_gp --data path/to/pictures --size 64 --flip`
 
+    A system is a model that is no GAN of one G and one D: it trains on arrays, NumPy or CuPy, and
+    has no planned step. Its further options are those of examples/train_SYSTEM.py.
+
     FILE.py is a recipe file: a Python program that defines one Recipe, or one called RECIPE. The
     run folder keeps a copy, recipe.py, which is executed only where you name it:
 
@@ -190,14 +203,12 @@ def command(
     for name in REMOVED:
         if context.params[name]:
             raise UserError(f"--{name} is now --path {name}")
+    named = [
+        name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"
+    ]
     if resume is not None:
-        named = [
-            name
-            for name in context.params
-            if context.get_parameter_source(name).name == "COMMANDLINE"
-        ]
-        if autoencoder.is_autoencoder(resume):
-            command_of_autoencoder(resume, context, named)
+        if system_run.is_system(resume):
+            resume_system(resume, context, named)
             return
         if train.is_imported(resume):
             command_of_imported(resume, context, named)
@@ -212,7 +223,11 @@ def command(
         changes = {name: context.params[name] for name in RESUMABLE if name in named}
         done, steps = train.resume(resume, recipe_file, **changes)
     elif recipe is None:
-        raise UserError(f"name a recipe to train: {', '.join(RECIPES)}; or --resume RUN")
+        raise UserError(
+            f"name a recipe to train: {', '.join((*RECIPES, *SYSTEMS))}; or --resume RUN"
+        )
+    elif recipe in SYSTEMS:
+        done, steps = start_system(recipe, context, named)
     else:
         options = {
             name: value
@@ -229,18 +244,34 @@ def recipe_file_of(recipe: str | None) -> Path | None:
     return Path(recipe) if recipe and recipe.endswith(".py") else None
 
 
-def command_of_autoencoder(run: Path, context: typer.Context, named: list[str]) -> None:
-    """Resume a run of an autoencoder with the options that were given."""
+def start_system(name: str, context: typer.Context, named: list[str]) -> tuple[int, int]:
+    """Train a system with the options that were given; return the steps done and requested."""
+    for option in named:
+        if option not in (*OF_SYSTEM, "recipe", "source", "device", "out"):
+            raise UserError(f"--{option.replace('_', '-')} is no option of the training of {name}")
+    kind, values = SYSTEMS[name].options_type, context.params
+    of_source = kind.of_source if values["source"] else {}
+    if values["source"] and not of_source:
+        raise UserError(f"{name} has no setting of its source: leave --source out")
+    chosen = {option: values[option] for option in OF_SYSTEM if option in named}
+    if "data" in chosen:
+        chosen["source"] = chosen.pop("data")
+    options = kind(name, **(of_source | chosen))
+    return system_run.start(options, device_for(values["device"]), values["out"])
+
+
+def resume_system(run: Path, context: typer.Context, named: list[str]) -> None:
+    """Resume a run of a system with the options that were given."""
     for name in named:
-        if name not in (*RESUMABLE_CODER, "resume", "device"):
+        if name not in (*RESUMABLE_SYSTEM, "resume", "device"):
             raise UserError(
                 f"{name if name == 'recipe' else f'--{name}'} cannot be given with the --resume of "
-                "an autoencoder: it comes from the run's config.json"
+                "such a run: it comes from the run's config.json"
             )
-    changes = {name: context.params[name] for name in RESUMABLE_CODER if name in named}
+    changes = {name: context.params[name] for name in RESUMABLE_SYSTEM if name in named}
     if "data" in changes:
         changes["source"] = changes.pop("data")
-    done, steps = autoencoder.resume(run, device_for(context.params["device"]), **changes)
+    done, steps = system_run.resume(run, device_for(context.params["device"]), **changes)
     if done < steps:
         raise typer.Exit(130)
 

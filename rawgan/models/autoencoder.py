@@ -21,7 +21,7 @@ from rawgan.layers import (
 )
 from rawgan.optim import Adam
 from rawgan.random import Random
-from rawgan.vae import VAE, Autoencoder
+from rawgan.systems.vae import VAE, Autoencoder
 
 Z = 16  # size of a code
 

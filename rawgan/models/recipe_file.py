@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rawgan import systems
 from rawgan.errors import UserError, reason
 from rawgan.files import TEXT, Unreadable, read_file
 from rawgan.gan import Samples, Schedule, one_critic_step
@@ -28,7 +29,7 @@ from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
 
 MODULE = "rawgan_recipe_file"  # the __name__ of the code of a recipe file
-TAKEN = (*RECIPES, "autoencoder", "vae")  # names of recipes
+TAKEN = (*RECIPES, *systems.NAMES)  # names of `rawgan train`
 
 
 def read_recipe_file(path: Path, sha256: str | None = None) -> Recipe:

@@ -23,7 +23,7 @@ VAE = Recipe(
     source="Kingma & Welling 2014 (arXiv:1312.6114) with the networks of Atienza, "
     "Advanced Deep Learning with Keras, ch. 8",
     generator=autoencoder.generator,
-    discriminator=autoencoder.encoder,  # no adversary: rawgan.vae trains both
+    discriminator=autoencoder.encoder,  # no adversary: rawgan.systems.vae trains both
     objective=None,
     generator_optimizer=None,
     discriminator_optimizer=None,

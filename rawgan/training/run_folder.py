@@ -134,20 +134,21 @@ class RunFolder:
         periods: dict[str, tuple[int, ...]],
         config: dict,
         weights: dict,
+        pictures: tuple[str, ...] = ("step",),
     ) -> "RunFolder":
         """Open a folder to continue after the checkpoint of `step`; remove what is newer.
 
         periods: of each table's rows and of "samples", in steps; rows and samples between, which
         the end of a run writes, are removed too. config: the content of config.json. weights: those
-        of the checkpoint. Raises UserError, before anything is changed, where the folder holds
-        something that this run cannot have written, or something so much newer than `step` that a
-        checkpoint must be missing.
+        of the checkpoint. pictures: the names of the samples. Raises UserError, before anything is
+        changed, where the folder holds something that this run cannot have written, or something
+        so much newer than `step` that a checkpoint must be missing.
         """
         check_folder(path)
         rows = {name: read_rows(path / f"{name}.csv", columns) for name, columns in tables.items()}
         samples = [
             (n, file)
-            for name in ("step", "reconstruction")  # the latter of an autoencoder
+            for name in pictures
             for n, file in numbered_samples(path, name).items()
             if n <= max(step, config["steps"])
         ]

@@ -1,4 +1,4 @@
-"""rawgan.vae and rawgan.models.autoencoder: gradients and whole trainings against PyTorch."""
+"""The autoencoders, systems/vae.py and models/autoencoder.py: gradients and whole trainings."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from rawgan.errors import UserError
 from rawgan.layers import Parameters, parameter_count
 from rawgan.models.autoencoder import build, decoder, encoder, generator
 from rawgan.random import Random
-from rawgan.vae import (
+from rawgan.systems.vae import (
     VAE,
     Autoencoder,
     cross_entropy,
@@ -277,7 +277,7 @@ class TestTraining:
 
     def test_forgetting_the_way_through_z_is_caught(self, device, monkeypatch):
         monkeypatch.setattr(
-            "rawgan.vae.reparameterize_backward", lambda dz, logvar, eps: (dz, dz * 0)
+            "rawgan.systems.vae.reparameterize_backward", lambda dz, logvar, eps: (dz, dz * 0)
         )
         with pytest.raises(AssertionError, match="step 1: "):
             self.test_vae(device)

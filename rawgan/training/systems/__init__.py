@@ -1,0 +1,12 @@
+"""Trainings of systems that are not one generator and one discriminator of a Recipe.
+
+SYSTEMS names each; `rawgan train NAME` starts it, and `rawgan train --resume RUN` goes on with it.
+"""
+
+from rawgan.training.systems.autoencoder import AutoencoderTraining, VAETraining
+from rawgan.training.systems.base import Training
+
+SYSTEMS: dict[str, type[Training]] = {
+    "vae": VAETraining,
+    "autoencoder": AutoencoderTraining,
+}
