@@ -19,10 +19,11 @@ from rawgan.backend import Array, array_module
 from rawgan.layers import Sequential
 from rawgan.layers.embed import one_hot
 from rawgan.losses import BCE, cross_entropy
-from rawgan.ops.act import sigmoid, softplus
+from rawgan.ops.act import sigmoid
 from rawgan.optim import Optimizer
 
 SOURCE = BCE()
+EPSILON = 1e-7  # of Keras, in the book's code loss
 
 
 class Code(NamedTuple):
@@ -35,18 +36,20 @@ class Code(NamedTuple):
 def weighted_log_sigmoid(u: Array, c: Array) -> tuple[Array, Array]:
     """Return the book's code loss, and du: codes c and outputs u of D, both (N, M).
 
-    Summed over the codes, averaged over the batch:
+    Summed over the codes, averaged over the batch, with s = sigmoid(u):
 
-        -1/N sum( c log s(u) ) = 1/N sum( c softplus(-u) )        s the sigmoid
-        du = -c s(-u) / N
+        -1/N sum( c log(s + eps) )
+        du = -c s (1 - s) / (s + eps) / N
 
-    It is no likelihood of c: its minimum is at u = +inf for a positive code and at u = -inf for a
-    negative one, where the loss has no lower bound. The book adds Keras' epsilon, 1e-7, to s(u);
-    here s(u) is not rounded, and no bound is needed for a finite loss.
+    It is no likelihood of c: a positive code pushes u to +inf, a negative one to -inf. Keras'
+    epsilon, eps = 1e-7, bounds it, and ends the gradient of a negative code where s is below eps;
+    without it the loss is 1/N sum( c softplus(-u) ), and that gradient, -c (1 - s) / N, never ends.
     Source: Atienza, Advanced Deep Learning with Keras, ch. 6.
     """
-    array_module(u, c)
-    return (c * softplus(-u)).sum() / len(u), -c * sigmoid(-u) / len(u)
+    xp = array_module(u, c)
+    s, rest = sigmoid(u), sigmoid(-u)  # rest = 1 - s, with all digits where s is near 1
+    log_s = xp.where(u > 0, xp.log1p(EPSILON - rest), xp.log(s + EPSILON))
+    return -(c * log_s).sum() / len(u), -c * rest * (s / (s + EPSILON)) / len(u)
 
 
 def gaussian_nll(u: Array, c: Array) -> tuple[Array, Array]:

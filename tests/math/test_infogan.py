@@ -28,11 +28,12 @@ N, SIZE, CHANNELS, K = 4, 12, 2, 3
 
 
 def torch_log_sigmoid(u, c):
-    return -(c * F.logsigmoid(u)).mean(0).sum()
+    """Return the loss with log(s + 1e-7) as Keras has it."""
+    return -(c * (u.sigmoid() + 1e-7).log()).mean(0).sum()
 
 
 def torch_nll(u, c):
-    """The negative log-likelihood without log(2 pi) / 2 for each code."""
+    """Return the negative log-likelihood without log(2 pi) / 2 for each code."""
     log_p = torch.distributions.Normal(u, 1).log_prob(c) + np.log(2 * np.pi) / 2
     return -log_p.mean(0).sum()
 
@@ -61,12 +62,17 @@ def test_code_loss(form, dtype, device, rng):
 
 
 def test_the_books_loss_is_no_likelihood():
-    """For a negative code it falls without a bound, for a positive one to 0."""
-    u = np.linspace(-1000, 1000, 5)
-    losses = [[weighted_log_sigmoid(v.reshape(1, 1), np.full((1, 1), c))[0] for v in u]
-              for c in (-0.5, 0.5)]  # fmt: skip
-    assert losses[0][0] == -500 and np.all(np.diff(losses[0]) >= 0)
-    assert losses[1][-1] == 0 and np.all(np.diff(losses[1]) <= 0)
+    """It is monotone in u, whatever the code: c = 0.3 and c = 0.5 have the same best u.
+
+    Keras' epsilon alone bounds that of a negative code, and ends its gradient.
+    """
+    u = np.linspace(-60, 60, 121)[:, None]
+    for c in (-0.5, -0.3, 0.3, 0.5):
+        code = np.full((1, 1), c)
+        values, slopes = zip(*(weighted_log_sigmoid(v.reshape(1, 1), code) for v in u))
+        assert np.all(np.diff(values) * c <= 1e-12)
+        assert np.isclose(max(np.abs(values)), 16.118 * abs(c), atol=1e-3)
+        assert abs(slopes[0].item()) < 1e-18 and np.abs(slopes).max() > 0.9 * abs(c)
 
 
 def test_codes_are_drawn_as_in_the_sources(rng):
