@@ -60,8 +60,8 @@ def gaussian_nll(u: Array, c: Array) -> tuple[Array, Array]:
         1/N sum( (c - u)^2 / 2 )
         du = (u - c) / N
 
-    It bounds the mutual information of c and the image from below. Source: Chen et al. 2016
-    (arXiv:1606.03657), section 5 and its program.
+    Its negative bounds the mutual information of c and the image from below, but for a constant.
+    Source: Chen et al. 2016 (arXiv:1606.03657), and the authors' program.
     """
     array_module(u, c)
     difference = u - c
