@@ -104,9 +104,17 @@ STEPS = (
         (*COMPILED, "--rounds", "1"),
         needs=("torch",),
     ),
+    Step(
+        "dependent launch",
+        3,
+        45,
+        "benchmarks.steps.dependent_launch",
+        ("--case", *COMPILED_CASES[:2], "wgan_gp 64x64x3"),
+        toy=("--case", "raschka_mlp_gan 28x28x1"),
+    ),
     Step("array path", 3, 15, "benchmarks.steps.array_profile", needs=("PIL", "torch")),
     Step("racecheck", 3, 25, "benchmarks.steps.racecheck"),
-    Step("distances", 3, 95, "benchmarks.quality.distances", toy=("--seeds", "0"), needs=TRAINS),
+    Step("distances", 3, 65, "benchmarks.quality.distances", toy=("--seeds", "0"), needs=TRAINS),
 )
 DRY_LIMIT = 4  # factor on the limits in a dry run: Triton's interpreter is slow
 START = 0.85  # fraction of its limit after which a step starts no new measurement

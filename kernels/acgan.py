@@ -14,6 +14,7 @@ from rawgan.backend import Array
 from rawgan.kernels.discriminator_head import Side
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.loss_terms import loss_term
 from rawgan.kernels.tile.metrics import metrics_arrays, store_metrics
@@ -30,13 +31,14 @@ def acgan_step_kernel(
     FAKE_LOSS_TERM: tl.constexpr, FAKE_LOSS_PARAM: tl.constexpr, FAKE_SCALE: tl.constexpr,
     WEIGHT: tl.constexpr, ADD: tl.constexpr, METRICS_ROWS: tl.constexpr,
     METRICS_COLUMNS: tl.constexpr, COLUMN: tl.constexpr, SAMPLES: tl.constexpr,
-    PROGRAMS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    PROGRAMS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Loss and gradient of the scores, and the metrics.
 
     Tile: ROWS samples x BLOCK scores. The last program adds the losses and the probabilities of all
     samples, in their order, and writes the metrics.
     """
+    wait_for_previous_kernel(PDL)
     # Offsets: column 0 is the score of "real", the others are the classes
     offs_n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     offs_k = tl.arange(0, BLOCK)

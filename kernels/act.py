@@ -10,6 +10,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate, activate_dx, activate_dx2
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 
 CONFIG = {"BLOCK": 1024, "num_warps": 4}
@@ -25,11 +26,13 @@ def act_kernel(
     ACT: tl.constexpr,
     SLOPE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """f(saved), with dy_ptr f'(saved) dy, with ddx_ptr too f''(saved) dy ddx. Tile: BLOCK values.
 
     saved is y for the derivatives of tanh and sigmoid, else x: see tile/activation.py.
     """
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
     saved = load_f32(saved_ptr, offs, mask)

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 
 TILE = 1024  # values of a program's step through its pixels
@@ -54,7 +55,7 @@ def _source(pixel, u, v, p, q, H: tl.constexpr, W: tl.constexpr, ADJOINT: tl.con
 def augment_kernel(
     x_ptr, draws_ptr, out_ptr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     BRIGHTNESS: tl.constexpr, FILL: tl.constexpr, ADJOINT: tl.constexpr, BLOCK: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out = M S L x + constant of sample n, with ADJOINT L S' M x. x and out (N, H, W, C).
 
@@ -63,6 +64,7 @@ def augment_kernel(
     Tile: BLOCK pixels x CHANNELS, C rounded up to a power of 2, of one sample. BRIGHTNESS: add b to
     what is seen. FILL stands elsewhere in out.
     """
+    wait_for_previous_kernel(PDL)
     # Draws of sample n
     n = tl.program_id(0)
     s = tl.load(draws_ptr + n * 7 + 1).to(tl.float32)

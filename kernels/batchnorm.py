@@ -34,6 +34,7 @@ from rawgan.backend import Array, array_module
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate, activate_dx_from_input
 from rawgan.kernels.tile.batch_stats import BatchGradStats, BatchStats, norm_epilogue
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import in_bounds, load_f32
 from rawgan.kernels.tile.merge_stats import MEAN, RSTD, SCALE, SHIFT, VARIANCE, merge_stats
 from rawgan.kernels.tile.reduce import is_last_program, sum_partials_parallel
@@ -46,9 +47,10 @@ TILE = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8}
 def batchnorm_apply_act_kernel(
     z_ptr, stats_ptr, y_ptr,
     SIZE: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr,
-    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y = act(scale z + shift) for BLOCK of SIZE values, GROUP in each group, K channels last."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     channel = offs // GROUP * K + offs % K  # in a row of stats
@@ -62,9 +64,10 @@ def batchnorm_apply_act_kernel(
 def batchnorm_apply_dx_kernel(
     dp_ptr, z_ptr, stats_ptr, means_ptr, dz_ptr,
     SIZE: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dz = scale (dp - means[0] - zhat means[1]); without means dz = scale dp. Sizes as forward."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     channel = offs // GROUP * K + offs % K
@@ -89,7 +92,7 @@ def batch_stats_kernel(
     WIDTH: tl.constexpr, TILES_M: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr,
     MOMENTUM: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_N: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """BatchStats of x (GROUPS COUNT, WIDTH), or in its place the gradient and BatchGradStats.
 
@@ -97,6 +100,7 @@ def batch_stats_kernel(
     tiles of rows. NORM as in norm_epilogue: "batch_stats" reads x, "batch_grad_stats" replaces x
     by act'(scale z + shift) x.
     """
+    wait_for_previous_kernel(PDL)
     # Offsets of the tile, within its group
     TILES_N: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
     GROUP_TILES: tl.constexpr = TILES_M // GROUPS
@@ -129,9 +133,10 @@ def batch_stats_kernel(
 def batchnorm_infer_act_kernel(
     z_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, y_ptr, stats_ptr,
     SIZE: tl.constexpr, K: tl.constexpr, EPS: tl.constexpr, ACT: tl.constexpr,
-    SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    SLOPE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y = act(scale z + shift) by the running statistics, and stats (5, K)."""
+    wait_for_previous_kernel(PDL)
     # Scale and shift of each value's channel
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
@@ -158,12 +163,14 @@ def batchnorm_infer_dx_kernel(
     dy_ptr, z_ptr, stats_ptr, upstream_ptr, dz_ptr, partials_ptr, counter_ptr, dgamma_ptr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, TILES_M: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """dz = scale act'(scale z + shift) dy, all (ROWS, WIDTH) row-major, stats (5, WIDTH).
 
     A program takes a tile of BLOCK_M rows and BLOCK_N columns; TILES_M tiles have the same columns.
     With upstream also dgamma[k] = rstd[k] sum over m of act'(p[m, k]) dy[m, k] upstream[m, k].
     """
+    wait_for_previous_kernel(PDL)
     # Offsets of the tile
     TILES_N: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
     tile_m = tl.program_id(0) // TILES_N

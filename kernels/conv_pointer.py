@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from rawgan.kernels.tile.batch_stats import store_epilogue
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.epilogue import epilogue, in_bounds, load_f32
 
@@ -52,13 +53,14 @@ def conv2d_kernel(
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
     NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr,
     EPS: tl.constexpr, MOMENTUM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y = act(conv2d(x, w) + bias): M = N P Q pixels, N = K filters, K = R S C terms.
 
     A program computes BLOCK_M pixels x BLOCK_N filters; a step of the main loop is BLOCK_K terms
     (r, s, c). Epilogue: store_epilogue.
     """
+    wait_for_previous_kernel(PDL)
     M: tl.constexpr = N * P * Q
     TERMS: tl.constexpr = R * S * C
     TILES_N: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
@@ -113,7 +115,7 @@ def conv2d_dx_kernel(
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
     NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr,
     EPS: tl.constexpr, MOMENTUM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dx = act(conv2d_dx(dy, w) + bias) for one residue class of pixels (program_id 1).
 
@@ -121,6 +123,7 @@ def conv2d_dx_kernel(
     channels; K = TAPS_H TAPS_W K terms. A program computes BLOCK_M pixels x BLOCK_N channels.
     Epilogue: store_epilogue.
     """
+    wait_for_previous_kernel(PDL)
     # Pixels and taps of a class; the last of each may lie outside
     CLASS_H: tl.constexpr = (H + STRIDE_H - 1) // STRIDE_H
     CLASS_W: tl.constexpr = (W + STRIDE_W - 1) // STRIDE_W
@@ -190,7 +193,7 @@ def conv2d_dx_small_c_kernel(
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PRECISION: tl.constexpr,
     FACTOR: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dx = act(conv2d_dx(dy, w) + bias) for few channels: all residue classes in one GEMM.
 
@@ -203,6 +206,7 @@ def conv2d_dx_small_c_kernel(
     Pixel h = EDGE_H i + a of block i depends on dy at p = FACTOR i + d, by tap
     r = a + TOP - STRIDE_H d.
     """
+    wait_for_previous_kernel(PDL)
     EDGE_H: tl.constexpr = FACTOR * STRIDE_H
     EDGE_W: tl.constexpr = FACTOR * STRIDE_W
     BLOCKS_H: tl.constexpr = (H + EDGE_H - 1) // EDGE_H
@@ -263,7 +267,7 @@ def conv2d_dw_kernel(
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     STEPS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dw = dy' x, split over K: M = K filters, N = R S C columns, K = N P Q pixels.
 
@@ -271,6 +275,7 @@ def conv2d_dw_kernel(
     pixels. Epilogue: partial sum program_id(1) of (split-K, K, R S C) is stored, in float32 unless
     it is the only one.
     """
+    wait_for_previous_kernel(PDL)
     COLUMNS: tl.constexpr = R * S * C
     TILES_N: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
 

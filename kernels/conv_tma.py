@@ -58,6 +58,7 @@ from rawgan.backend import Array
 from rawgan.kernels.gemm_config import THREE_PRODUCTS
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.batch_stats import BatchGradStats, BatchStats, norm_epilogue
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.epilogue import in_bounds
 from rawgan.kernels.tile.merge_stats import merge_stats
@@ -113,6 +114,7 @@ def conv2d_tma_kernel(
     EPS: tl.constexpr, MOMENTUM: tl.constexpr, PARTS: tl.constexpr,
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TRANSPOSED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """y = act(conv2d(x, w) + bias): M = N P Q pixels, N = K filters, K = R S C terms.
 
@@ -120,6 +122,7 @@ def conv2d_tma_kernel(
     (BLOCK_N, BLOCK_K). A program computes BLOCK_M pixels x BLOCK_N filters; a step of the main loop
     is BLOCK_K channels of one tap. TRANSPOSED: the accumulator is. Epilogue: norm_epilogue.
     """
+    wait_for_previous_kernel(PDL)
     STEPS: tl.constexpr = C // BLOCK_K  # of one tap
     TILES_N: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
     TILES_M: tl.constexpr = (
@@ -184,6 +187,7 @@ def conv2d_dx_tma_kernel(
     EPS: tl.constexpr, MOMENTUM: tl.constexpr, PARTS: tl.constexpr,
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TRANSPOSED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """dx = act(conv2d_dx(dy, w) + bias), each tile for one residue class of pixels.
 
@@ -192,6 +196,7 @@ def conv2d_dx_tma_kernel(
     w_desc: w as (K, R S C), tiles (BLOCK_K, BLOCK_N). A step of the main loop is BLOCK_K filters of
     one tap. TRANSPOSED: the accumulator is. Epilogue: norm_epilogue.
     """
+    wait_for_previous_kernel(PDL)
     CLASS_H: tl.constexpr = H // STRIDE_H
     CLASS_W: tl.constexpr = W // STRIDE_W
     CLASSES: tl.constexpr = STRIDE_H * STRIDE_W
@@ -272,7 +277,7 @@ def conv2d_dw_tma_kernel(
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     STEPS: tl.constexpr, PRECISION: tl.constexpr, CONTIGUOUS: tl.constexpr,
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dw = dy' x, split over K: M = K filters, N = R S C columns, K = N P Q pixels.
 
@@ -282,6 +287,7 @@ def conv2d_dw_tma_kernel(
     partial sum program_id(1) of (split-K, K, R S C) is stored, in float32 unless it is the only
     one.
     """
+    wait_for_previous_kernel(PDL)
     COLUMNS: tl.constexpr = R * S * C
     TILES_C: tl.constexpr = C // BLOCK_N
     TILES_N: tl.constexpr = R * S * TILES_C

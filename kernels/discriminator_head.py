@@ -15,6 +15,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate, activate_dx
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.loss_terms import loss_term
@@ -36,13 +37,14 @@ def discriminator_head_kernel(
     WEIGHT: tl.constexpr, PROBABILITY: tl.constexpr, ADD: tl.constexpr, ACT: tl.constexpr,
     SLOPE: tl.constexpr, P: tl.constexpr, STREAM: tl.constexpr, FIRST: tl.constexpr,
     METRICS_ROWS: tl.constexpr, METRICS_COLUMNS: tl.constexpr, COLUMN: tl.constexpr,
-    SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
+    SAMPLES: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """score = x w + b, loss, dscore, and with dx_ptr dx = dscore w act'(x), times a mask.
 
     GEMM view: M = N samples, N = 1, K = SIZE. Tile: one sample, BLOCK values at a time. The last
     program adds the losses and the scores of all samples, in their order, and writes the metrics.
     """
+    wait_for_previous_kernel(PDL)
     # Main loop: the score of sample n
     n = tl.program_id(0)
     lane = tl.arange(0, BLOCK)

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 
 CONFIG = {"BLOCK": 1024, "num_warps": 4}
@@ -22,9 +23,15 @@ def ema_update(average, value, WEIGHT: tl.constexpr):
 
 @triton.jit
 def moving_average_kernel(
-    average_ptr, value_ptr, SIZE: tl.constexpr, WEIGHT: tl.constexpr, BLOCK: tl.constexpr
+    average_ptr,
+    value_ptr,
+    SIZE: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """average = average + WEIGHT (value - average), elementwise. Tile: BLOCK values."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
     average = ema_update(load_f32(average_ptr, offs, mask), load_f32(value_ptr, offs, mask), WEIGHT)

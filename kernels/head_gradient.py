@@ -17,6 +17,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.batch_stats import BatchGradStats, norm_epilogue
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
 from rawgan.kernels.tile.epilogue import in_bounds, load_f32
 from rawgan.kernels.tile.merge_stats import merge_stats
@@ -31,6 +32,7 @@ def head_gradient_kernel(
     ACT: tl.constexpr, SLOPE: tl.constexpr, P: tl.constexpr, STREAM: tl.constexpr,
     FIRST: tl.constexpr, NORM: tl.constexpr, GROUPS: tl.constexpr, COUNT: tl.constexpr,
     EPS: tl.constexpr, MOMENTUM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """dp = act'(p) m dscore w with BatchGradStats; with x_ptr partial sums of dw, and of db.
 
@@ -38,6 +40,7 @@ def head_gradient_kernel(
     channels: TILES_M = GROUPS x PIXELS x tiles of samples. A tile of samples, of a group, has one
     partial sum of dw and of db.
     """
+    wait_for_previous_kernel(PDL)
     # Offsets; the samples of a tile are PIXELS rows of channels apart
     TILES_N: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
     SAMPLE_TILES: tl.constexpr = (SAMPLES + BLOCK_M - 1) // BLOCK_M

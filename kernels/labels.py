@@ -17,6 +17,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import activate, activate_dx
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import in_bounds, load_f32
 from rawgan.kernels.tile.philox import bits_to_uniform, philox_bits
 
@@ -28,11 +29,13 @@ PLANE_CONFIG = {"SAMPLES": 16, "BLOCK": 64, "num_warps": 4}  # of plane_dw
 def step_labels_kernel(
     out_ptr, data_ptr, index_ptr, state_ptr, REAL: tl.constexpr, SIZE: tl.constexpr,
     BATCHES: tl.constexpr, CLASSES: tl.constexpr, STREAM: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out[:REAL] = data[index[step mod BATCHES]], out[REAL:] uniform in [0, CLASSES).
 
     Tile: BLOCK labels.
     """
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     # Labels of the real images
     real = offs < REAL
@@ -48,9 +51,10 @@ def step_labels_kernel(
 @triton.jit
 def condition_kernel(
     x_ptr, label_ptr, y_ptr, SIZE: tl.constexpr, ROW: tl.constexpr, C: tl.constexpr,
-    K: tl.constexpr, BLOCK: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[..., :C] = x, y[..., C:] = onehot(label). Tile: BLOCK values of y, ROW to a sample."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     c = offs % (C + K)
@@ -63,9 +67,10 @@ def condition_kernel(
 @triton.jit
 def condition_dx_kernel(
     dy_ptr, saved_ptr, dx_ptr, SIZE: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
-    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dx = dy[..., :C] act'(v). Tile: BLOCK values of dx."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     dy = load_f32(dy_ptr, offs // C * (C + K) + offs % C, mask)
@@ -76,12 +81,13 @@ def condition_dx_kernel(
 @triton.jit
 def plane_kernel(
     x_ptr, label_ptr, w_ptr, b_ptr, y_ptr, SIZE: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
-    K: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    K: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[n, p, :C] = x[n, p], y[n, p, C] = act(w[p, label[n]] + b[p]), p < P the pixels.
 
     Tile: BLOCK values of y.
     """
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     c = offs % (C + 1)
@@ -100,13 +106,14 @@ def plane_kernel(
 def plane_dw_kernel(
     dy_ptr, y_ptr, label_ptr, dw_ptr, db_ptr, N: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
     K: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, CLASSES: tl.constexpr,
-    SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
+    SAMPLES: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """dw[p, k] = sum over the n of label k of d[n, p], db[p] = sum over n of d[n, p].
 
     d = dy[..., C] act'(y[..., C]). Tile: BLOCK pixels of SAMPLES samples, a partial sum of each;
     CLASSES is K rounded up to a power of two.
     """
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, CLASSES)
     dw = tl.zeros((BLOCK, CLASSES), tl.float32)

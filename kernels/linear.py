@@ -22,6 +22,7 @@ from rawgan.backend import Array, array_module
 from rawgan.kernels.gemm_config import pick, split, table, without_split
 from rawgan.kernels.gemm_table import GemmKey, epilogue_name, gemm_key, measured
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dot import dot
 from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
 from rawgan.kernels.tile.epilogue import epilogue, in_bounds, load_f32
@@ -77,6 +78,7 @@ def matmul_kernel(
     STEPS: tl.constexpr, PARTS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     P: tl.constexpr, STREAM: tl.constexpr, FIRST: tl.constexpr, BIAS_ROWS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """y = act(a b + bias), or with v (a b + bias) act'(v): a (M, K), b (K, N), row-major.
 
@@ -86,6 +88,7 @@ def matmul_kernel(
     are the output, y (PARTS, M, N). Epilogue of the whole sum: bias and act, or act'(v); Dropout.
     With db_ptr, for a = dy transposed, db[m] = sum over k < BIAS_ROWS of a[m, k], in parts as y.
     """
+    wait_for_previous_kernel(PDL)
     # Offsets
     TILES_N: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     pid = tl.program_id(0)
@@ -149,9 +152,10 @@ def matmul_kernel(
 @triton.jit
 def add_partials_kernel(
     partials_ptr, out_ptr, SIZE: tl.constexpr, PARTIALS: tl.constexpr,
-    BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out = sum of PARTIALS partials, BLOCK of SIZE values."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SIZE
     total = sum_partials_parallel(partials_ptr, offs, mask, PARTIALS, SIZE, BLOCK_PARTIALS)

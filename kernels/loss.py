@@ -12,6 +12,7 @@ from rawgan.backend import Array
 from rawgan.kernels.reduce_terms import CONFIG, PROGRAMS, STEPS, mean_terms, sum_rows
 from rawgan.kernels.runtime import launch
 from rawgan.kernels.tile.activation import log1p
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.loss_terms import loss_term
 
@@ -22,12 +23,14 @@ TILE = 2048  # logits per program and step
 def cross_entropy_kernel(
     x_ptr, labels_ptr, out_ptr, dx_ptr, LOSS_TERM: tl.constexpr, LOSS_PARAM: tl.constexpr,
     N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out[program] = part of mean over n of log sum_k exp(x[n, k]) - x[n, label[n]].
 
     dx is the gradient of that mean. With a LOSS_TERM, column 0 is ACGAN's logit of "real": its loss
     term is added, and the classes begin at column 1. Tile: ROWS rows of K logits, STEPS times.
     """
+    wait_for_previous_kernel(PDL)
     FIRST: tl.constexpr = 0 if LOSS_TERM is None else 1
     offs_k = tl.arange(0, BLOCK)
     total = tl.zeros((ROWS,), tl.float32)
@@ -67,12 +70,13 @@ def cross_entropy_kernel(
 @triton.jit
 def relativistic_pairs_kernel(
     a_ptr, c_ptr, out_ptr, da_ptr, dc_ptr, SIZE: tl.constexpr, STEPS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[program] = part of mean softplus(-(a - c)); da = -sigmoid(c - a) / SIZE, dc = -da.
 
     Tile: BLOCK pairs, STEPS times.
     """
+    wait_for_previous_kernel(PDL)
     total = tl.zeros((BLOCK,), tl.float32)
     for step in range(STEPS):
         offs = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
@@ -134,13 +138,14 @@ def _store_difference_gradient(
 @triton.jit
 def relativistic_average_kernel(
     a_ptr, c_ptr, out_ptr, da_ptr, dc_ptr, LOSS_TERM: tl.constexpr, LOSS_PARAM: tl.constexpr,
-    A: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+    A: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out = (mean f(a - mean c) + mean f(mean a - c)) / 2, and the derivatives da and dc.
 
     Tile: all A scores a and all C scores c, BLOCK at a time, in one program: each of the three
     phases needs a mean that the one before it has taken.
     """
+    wait_for_previous_kernel(PDL)
     # Mean scores
     mean_a = _mean_score(a_ptr, A, BLOCK)
     mean_c = _mean_score(c_ptr, C, BLOCK)

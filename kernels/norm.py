@@ -19,6 +19,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.gemm_config import split
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import in_bounds, load_f32
 from rawgan.kernels.tile.reduce import merge_batch_stats, sum_partials_parallel
 
@@ -34,6 +35,7 @@ def norm_sums_kernel(
     u_ptr, v_ptr, w_ptr, partials_ptr,
     KIND: tl.constexpr, M: tl.constexpr, B: tl.constexpr, SUMS: tl.constexpr,
     PARTIALS: tl.constexpr, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_B: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Partial sums over M of u, v and w, each (A, M, B): partials (A, PARTIALS, SUMS, B).
 
@@ -44,6 +46,7 @@ def norm_sums_kernel(
     Program (a, tile of BLOCK_B columns; partial i) goes through STEPS x BLOCK_M rows. Each lane
     sums rows of its own; the lanes are added at the end.
     """
+    wait_for_previous_kernel(PDL)
     # Offsets
     TILES_B: tl.constexpr = (B + BLOCK_B - 1) // BLOCK_B
     ROWS: tl.constexpr = STEPS * BLOCK_M
@@ -108,9 +111,10 @@ def norm_sums_kernel(
 def norm_means_kernel(
     partials_ptr, out_ptr, DIVISOR: tl.constexpr, B: tl.constexpr, AB: tl.constexpr,
     SUMS: tl.constexpr, PARTIALS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[sum, a, b] = sum of the partials / DIVISOR, BLOCK of SUMS AB values."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < SUMS * AB
     first = (offs % AB // B * PARTIALS * SUMS + offs // AB) * B + offs % B
@@ -121,9 +125,10 @@ def norm_means_kernel(
 @triton.jit
 def norm_moments_kernel(
     partials_ptr, out_ptr, B: tl.constexpr, AB: tl.constexpr, PARTIALS: tl.constexpr,
-    EPS: tl.constexpr, BLOCK: tl.constexpr,
+    EPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out (3, AB) = mean, variance, rstd, merged from the partials of norm_sums_kernel."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offs < AB
     n, mean, m2 = merge_batch_stats(
@@ -139,12 +144,14 @@ def norm_moments_kernel(
 def norm_apply_kernel(
     u_ptr, v_ptr, w_ptr, p_ptr, q_ptr, out_ptr, KIND: tl.constexpr,
     SIZE: tl.constexpr, M: tl.constexpr, B: tl.constexpr, AB: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """out from u, v, w (A, M, B) and statistics p, q (A, B), BLOCK of SIZE values.
 
     "affine"        u p + q                  "dx"    (u - p_0 - v p_1) q
     "standardize"   (u - p) q                "dx2"   normalize_dx2 of ops/norm.py
     """
+    wait_for_previous_kernel(PDL)
     # Values, and the statistics of their (a, b)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)

@@ -22,6 +22,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.ema import ema_update
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.reduce import (
     sum_partials_parallel,
@@ -116,12 +117,14 @@ def adam_kernel(
     LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr, EPS: tl.constexpr,
     EPSILON_HAT: tl.constexpr, DECAY: tl.constexpr, CLIP: tl.constexpr, EMA_WEIGHT: tl.constexpr,
     ALIGNMENT: tl.constexpr, FEW: tl.constexpr, BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Fused gradient sum + Adam or RMSprop + clipping + low-precision copy + moving average.
 
     Tile: BLOCK parameters; with a table the parameters of one of its rows, of which there are at
     most BLOCK, or BLOCK // BLOCK_PARTIALS where their gradient has more than FEW partials.
     """
+    wait_for_previous_kernel(PDL)
     lane = tl.arange(0, BLOCK)
     if table_ptr is None:
         # g (SPLIT_K, SIZE): the same number of partials for all parameters
@@ -157,9 +160,10 @@ def adam_kernel(
 @triton.jit
 def sum_partials_kernel(
     g_ptr, table_ptr, out_ptr, ALIGNMENT: tl.constexpr, FEW: tl.constexpr,
-    BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_PARTIALS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[j] = sum over i of g[first + i size + j]: the parameters of one row of the table."""
+    wait_for_previous_kernel(PDL)
     lane = tl.arange(0, BLOCK)
     start, count, first, split_k, size = _partials_row(table_ptr, ALIGNMENT)
     if split_k <= FEW:

@@ -13,6 +13,7 @@ import triton.language as tl
 from rawgan.backend import Array
 from rawgan.kernels.reduce_terms import mean_terms, sum_rows
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.epilogue import in_bounds, load_f32
 from rawgan.kernels.tile.loss_terms import loss_term
 from rawgan.kernels.tile.metrics import metrics_arrays, metrics_row_ptr
@@ -25,12 +26,20 @@ PARTIAL_SIZE = 2**16  # values of a sample per partial sum of its squared norm
 
 @triton.jit
 def blend_kernel(
-    x_ptr, y_ptr, factor_ptr, out_ptr, SIZE: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr,
+    y_ptr,
+    factor_ptr,
+    out_ptr,
+    SIZE: tl.constexpr,
+    ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[n] = factor[n] x[n], and with y + (1 - factor[n]) y[n].
 
     Tile: BLOCK values of all samples, ROW to a sample.
     """
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = in_bounds(offs, SIZE, BLOCK)
     factor = load_f32(factor_ptr, offs // ROW, mask)
@@ -45,13 +54,14 @@ def penalty_step_kernel(
     g_ptr, ddx_ptr, arrays, step_counter_ptr, N: tl.constexpr, SIZE: tl.constexpr,
     ONE_SIDED: tl.constexpr, WEIGHT: tl.constexpr, METRICS_ROWS: tl.constexpr,
     METRICS_COLUMNS: tl.constexpr, COLUMN: tl.constexpr, SAMPLES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """P = WEIGHT mean (|g[n]| - 1)^2 and ddx[n] = dP/dg[n] = WEIGHT / N 2 (|g| - 1) g / |g|.
 
     Tile: one sample of SIZE values, BLOCK at a time. The last program adds the penalties and the
     norms of all samples, in their order, and writes the metrics.
     """
+    wait_for_previous_kernel(PDL)
     # Squared norm of sample n
     n = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
@@ -81,13 +91,14 @@ def penalty_step_kernel(
 @triton.jit
 def critic_inputs_kernel(
     real_ptr, fake_ptr, state_ptr, alpha_ptr, out_ptr, BATCH: tl.constexpr, SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[i] = [real[i], fake[i]] of critic step i, and with alpha [real, fake, interpolated].
 
     interpolated = alpha real + (1 - alpha) fake, alpha uniform, one per sample.
     Tile: BLOCK values of one sample j = i BATCH + b.
     """
+    wait_for_previous_kernel(PDL)
     PARTS: tl.constexpr = 2 if alpha_ptr is None else 3
     # Offsets: sample b of part 0 of step i
     j = tl.program_id(1)

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.loss_terms import loss_term
 
 CONFIG = {"BLOCK": 1024, "num_warps": 4}
@@ -45,12 +46,13 @@ def mean_terms_kernel(
     A: tl.constexpr, A_STEPS: tl.constexpr,
     C_LOSS_TERM: tl.constexpr, C_LOSS_PARAM: tl.constexpr, C_WEIGHT: tl.constexpr,
     C: tl.constexpr, C_STEPS: tl.constexpr,
-    STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+    STRIDE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[program] = partial sum of A_WEIGHT mean(f(a)) + C_WEIGHT mean(h(c)), and the derivatives.
 
     Tile: A_STEPS blocks of the A values of a and C_STEPS blocks of the C values of c.
     """
+    wait_for_previous_kernel(PDL)
     total = _sum_terms(
         a_ptr, da_ptr, A_LOSS_TERM, A_LOSS_PARAM, A_WEIGHT, A, STRIDE, A_STEPS, BLOCK
     )
@@ -64,12 +66,13 @@ def mean_terms_kernel(
 @triton.jit
 def sum_rows_kernel(
     x_ptr, out_ptr, ROW: tl.constexpr, PARTIALS: tl.constexpr, STEPS: tl.constexpr,
-    SQUARE: tl.constexpr, BLOCK: tl.constexpr,
+    SQUARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[n, i] = sum of part i of row n of x (rows, ROW), or of its squares.
 
     Tile: one of the PARTIALS parts of a row, STEPS blocks.
     """
+    wait_for_previous_kernel(PDL)
     n = tl.program_id(0) // PARTIALS
     i = tl.program_id(0) % PARTIALS
     total = tl.zeros((BLOCK,), tl.float32)

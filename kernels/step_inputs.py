@@ -14,6 +14,7 @@ import triton.language as tl
 
 from rawgan.backend import Array
 from rawgan.kernels.runtime import launch
+from rawgan.kernels.tile.dependent_launch import wait_for_previous_kernel
 from rawgan.kernels.tile.dropout import DropoutMask, drop, mask_constants
 from rawgan.kernels.tile.epilogue import load_f32
 from rawgan.kernels.tile.philox import bits_to_uniform, box_muller, philox_bits
@@ -63,13 +64,14 @@ def _pixels(data_ptr, index_ptr, offs, mask, ROW: tl.constexpr, PIXELS: tl.const
 def step_inputs_kernel(
     z_ptr, real_ptr, data_ptr, index_ptr, state_ptr, step_counters,
     Z: tl.constexpr, REAL: tl.constexpr, ROW: tl.constexpr, BATCHES: tl.constexpr,
-    DRAW: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    DRAW: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Draw z, gather a batch of pixels, and count the step of both optimizers.
 
     Tile: the first programs draw four numbers of z for each of BLOCK counters; the others gather
     BLOCK pixels each. Z, REAL: values of z and of the batch.
     """
+    wait_for_previous_kernel(PDL)
     Z_PROGRAMS: tl.constexpr = ((Z + 3) // 4 + BLOCK - 1) // BLOCK
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if tl.program_id(0) < Z_PROGRAMS:
@@ -101,9 +103,10 @@ def step_inputs_kernel(
 @triton.jit
 def dropout_kernel(
     x_ptr, state_ptr, FIRST: tl.constexpr, SIZE: tl.constexpr, P: tl.constexpr,
-    STREAM: tl.constexpr, BLOCK: tl.constexpr,
+    STREAM: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """x[i] = 0 where u[FIRST + i] < P, else x[i] / (1 - P); u uniform. Tile: BLOCK values."""
+    wait_for_previous_kernel(PDL)
     offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = load_f32(x_ptr, offs, offs < SIZE)
     x = drop(x, state_ptr, FIRST + offs, P, STREAM)

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from rawgan.backend import choose_device
 from rawgan.cpu import set_up
-from rawgan.data import load
+from rawgan.data import digits, load
 from rawgan.training import callbacks as trainer
 from rawgan.training import loop, session
 from tests.support.example_runs import EXAMPLES
@@ -72,6 +72,22 @@ def poisoned_empty():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np, "empty", poisoned)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_drawn_once():
+    """Draw each set of digits once in a process: it takes longer than most tests."""
+    original = digits.digits
+
+    @cache
+    def drawn(*args, **kwargs):
+        images = original(*args, **kwargs)
+        images.images.flags.writeable = images.labels.flags.writeable = False
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "digits", drawn)
         yield
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality.distances                    DCGAN-32 and WGAN-GP, bf16 and fp32,
                                                               seeds 0, 1, 2, on a GPU
+    python -m benchmarks.quality.distances --precision bf16x3 fp32
     python -m benchmarks.quality.distances --data FOLDER      on the IDX files of this folder
 
 Recipes, widths and learning rates are those of benchmarks/quality/__main__.py. The classifier of
@@ -28,9 +29,10 @@ from benchmarks.steps.cases import Case
 from benchmarks.steps.dry_run import compile_plans
 from rawgan.data import Images, load
 from rawgan.metrics.frechet import frechet
+from rawgan.precision import PRECISIONS
 from rawgan.training.sampling import sample
 
-STUDIED, PRECISIONS = ("dcgan", "wgan_gp"), ("bf16", "fp32")
+STUDIED = ("dcgan", "wgan_gp")
 # TARGET is for Fashion-MNIST only: distances on digits differ in scale
 TARGET, DIGITS = 15.0, "digits"
 MARKS, TOY_MARKS = (250, 500, 1000, 1500, 2000), (1, 2)  # training steps
@@ -106,7 +108,7 @@ def table(result: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name in STUDIED:
-        for precision in PRECISIONS:
+        for precision in study_result["precisions"]:
             runs = [
                 run
                 for run in study_result["runs"]
@@ -142,6 +144,7 @@ def main() -> int:
     """Run all studies, seed by seed, writing each at once; return 1 if one failed."""
     options = parser(__doc__, minutes=5)
     options.add_argument("--data", help="folder of Fashion-MNIST's IDX files")
+    options.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["bf16", "fp32"])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = options.parse_args()
     command = begin("distances", args)
@@ -158,7 +161,7 @@ def main() -> int:
         cases = {
             name: Case(name, SIZE, 1, STUDIES[name][1], STUDIES[name][0].batch) for name in STUDIED
         }
-        compile_plans(cases, command.result["device"]["capability"], PRECISIONS)
+        compile_plans(cases, command.result["device"]["capability"], args.precision)
     distance = Distance(test, command, TOY_SAMPLES if args.dry_run else SAMPLES)
     head = {
         "data": train.name,
@@ -166,10 +169,12 @@ def main() -> int:
         "judge_sha256": distance.judge.sha256,
         "samples": distance.samples,
     }
-    runs = command.result.setdefault("distances", head | {"runs": []})["runs"]
+    record = command.result.setdefault("distances", head | {"precisions": [], "runs": []})
+    record["precisions"] = list(dict.fromkeys((*record["precisions"], *args.precision)))
+    runs = record["runs"]
     for seed in args.seeds:
         for name in STUDIED:
-            for precision in PRECISIONS:
+            for precision in args.precision:
                 row = {"recipe": name, "precision": precision, "seed": seed}
                 try:
                     row |= study(name, precision, seed, train, distance, target, args.dry_run)

@@ -55,6 +55,7 @@ __all__ = [
     "capability",
     "cdiv",
     "compile_only",
+    "dependent_launches",
     "empty",
     "launched",
     "multiprocessors",
@@ -70,6 +71,7 @@ INTERPRETER_CAPABILITY = 90  # the capability whose configurations the interpret
 
 launched: Counter[str] = Counter()  # launches of each kernel by `run`
 _compile_log: list | None = None  # the kernels that compile_only collects; None outside it
+_dependent = False  # inside dependent_launches
 _handles: dict = {}  # compiled kernels by all that they depend on, see _handle
 
 
@@ -89,6 +91,9 @@ def run(
     ValueError for an array that no kernel takes.
     """
     constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
+    if "PDL" in kernel.arg_names:
+        starts_early = _dependent and takes_dependent_launches(arrays(arguments)[0])
+        constants |= {"PDL": starts_early, "launch_pdl": starts_early}
     array_module(*arrays(arguments))
     for a in arrays(arguments):
         if not (
@@ -162,6 +167,27 @@ class Launch:
         """Return the same launch with f(array) for each array."""
         arguments = tuple(map_arrays(a, f) for a in self.arguments)
         return Launch(self.kernel, self.grid, arguments, self.constants, self.key)
+
+
+@contextmanager
+def dependent_launches() -> Iterator[None]:
+    """Launch kernels by programmatic dependent launch inside the block, also those recorded in it.
+
+    A kernel that takes PDL then starts while the previous one ends: see tile/dependent_launch.py.
+    Below compute capability 9.0 and in Triton's interpreter it changes nothing.
+    """
+    global _dependent
+    before, _dependent = _dependent, True
+    try:
+        yield
+    finally:
+        _dependent = before
+
+
+def takes_dependent_launches(x: Array) -> bool:
+    """Return whether kernels on x can start before the previous one is complete."""
+    on_gpu = _compile_log is not None or not isinstance(x, np.ndarray)
+    return on_gpu and capability(x) >= 90
 
 
 @contextmanager

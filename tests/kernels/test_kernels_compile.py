@@ -30,6 +30,7 @@ SHARED = {
     90: 227 * 1024,
     100: 227 * 1024,
 }  # shared memory limit of a thread block, in bytes
+INSTRUCTION_BYTES = 16
 TENSOR_CORE = r"\b(HMMA|HGMMA|UTCHMMA)\b"
 ROWS = [
     (name, i, capability)
@@ -42,29 +43,65 @@ ROWS = [
 ]
 
 
-def tool(name, *arguments):
+def tool(name, *arguments, cwd=None):
     return subprocess.run(
-        [BIN / name, *arguments], capture_output=True, text=True, check=True
+        [BIN / name, *arguments], capture_output=True, text=True, check=True, cwd=cwd
     ).stdout
 
 
 def inspect(compiled):
-    """Return ptxas's results for a kernel: registers, stack, instructions, and main loop."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
+    """Return ptxas's results for a kernel: registers, stack, shared memory, and machine code.
+
+    "code" is the code in hex, of the architecture "target", for `disassembled`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
         usage = re.search(
             r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)",
-            tool("cuobjdump", "--dump-resource-usage", file.name),
+            tool("cuobjdump", "--dump-resource-usage", path.name, cwd=folder),
         )
-        sass = tool("nvdisasm", "-c", file.name)
+        tool("cuobjdump", "--extract-text", "all", path.name, cwd=folder)
+        (section,) = path.parent.glob("*.bin")  # kernel-NAME.sm_90a.elf.bin
+        code = section.read_bytes()
     registers, stack, local = map(int, usage.groups())
-    code = instructions(sass)
     return {
         "kernel": compiled.metadata.name,
         "registers": registers,
         "stack": stack + local,
         "shared": compiled.metadata.shared,
+        "target": section.name.split(".")[-3].replace("sm_", "SM"),
+        "code": code.hex(),
+    }
+
+
+def disassembled(kernels):
+    """Replace the code of the kernels by numbers of its instructions, accesses and main loop.
+
+    nvdisasm needs a quarter of a second, whatever it reads: it gets the code of all kernels of a
+    target at once.
+    """
+    by_target = {}
+    for kernel in kernels:
+        by_target.setdefault(kernel.pop("target"), []).append(kernel)
+    for target, group in by_target.items():
+        codes = [bytes.fromhex(kernel.pop("code")) for kernel in group]
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"".join(codes))
+            file.flush()
+            listing = instructions(tool("nvdisasm", "--binary", target, file.name))
+        assert len(listing) == sum(map(len, codes)) // INSTRUCTION_BYTES
+        start = 0
+        for kernel, code in zip(group, codes):
+            end = start + len(code) // INSTRUCTION_BYTES
+            lines = [(text, to and to - start) for text, to in listing[start:end]]
+            kernel.update(described(lines))
+            start = end
+
+
+def described(code):
+    """Return what the tests and the table say of a kernel's instructions."""
+    return {
         "instructions": len(code),
         "step": main_loop(code),
         "accesses": Counter(
@@ -76,14 +113,12 @@ def inspect(compiled):
 
 def instructions(sass):
     """Return [(instruction, index of its jump target or None), ...] from a disassembly."""
-    code, labels = [], {}
-    for line in sass.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(code)
-        elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
-            code.append(instruction[1])
-    jumps = [re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", text) for text in code]
-    return [(text, labels.get(jump[1]) if jump else None) for text, jump in zip(code, jumps)]
+    code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", sass)
+    jumps = [re.search(r"\bBRA\b.*\b0x([0-9a-f]+)$", text) for text in code]
+    return [
+        (text, int(jump[1], 16) // INSTRUCTION_BYTES if jump else None)
+        for text, jump in zip(code, jumps)
+    ]
 
 
 def main_loop(code):
@@ -214,6 +249,17 @@ def test_fast_convolutions_are_lean(compiled, name, i, capability):
     assert kernel["step"] <= 100, kernel
 
 
+def test_code_of_several_kernels_is_told_apart():
+    """Disassembled together, each kernel has the instructions and the loop that it has alone."""
+    row = ("conv2d", 0, 90)
+    together = [kernel for part in (row, ("adam", ADAM, 90), row) for kernel in compile_row(*part)]
+    alone = compile_row(*row)
+    disassembled(together)
+    disassembled(alone)
+    assert together[0] == together[-1] == alone[0] and alone[0]["step"] > 0
+    assert together[1]["kernel"] == "adam_kernel" and together[1]["step"] == 0
+
+
 def test_fast_convolutions_are_all_there():
     plain = [name for name, i in FAST if (name, i) not in STATISTICS]
     assert plain == ["conv2d", "conv2d_dx", "conv2d_dw"]
@@ -339,4 +385,6 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["-"]:
         main(*sys.argv[1:])
     else:
-        json.dump([attempt(ROWS[number]) for number in json.load(sys.stdin)], sys.stdout)
+        results = [attempt(ROWS[number]) for number in json.load(sys.stdin)]
+        disassembled([kernel for row in results if isinstance(row, list) for kernel in row])
+        json.dump(results, sys.stdout)

@@ -5,7 +5,13 @@ from types import FunctionType, SimpleNamespace
 import pytest
 import triton.language as tl
 
-from rawgan.kernels.runtime.interpreter import patch_once_per_launch, remembered
+from rawgan.kernels.runtime.interpreter import (
+    built_once,
+    key_of_block,
+    key_of_tensor,
+    patch_once_per_launch,
+    remembered,
+)
 
 
 def test_a_module_is_patched_once_in_a_launch():
@@ -42,3 +48,35 @@ def test_dtypes_are_those_of_the_interpreter(shape):
         for scalar in scalars:
             dtype = tl.block_type(scalar, list(shape)) if shape else scalar
             assert look_up(dtype) == interpreter._get_np_dtype(dtype)
+
+
+def test_attributes_are_those_of_the_interpreter():
+    """Of block types and tensors, the first of a kind and the next ones."""
+    init_block, init_tensor = tl.block_type.__init__, tl.tensor.__init__
+    block = built_once(init_block, key_of_block)
+    tensor = built_once(init_tensor, key_of_tensor)
+    scalars = [tl.int1, tl.float16, tl.bfloat16, tl.float32, tl.int32, tl.uint32, tl.int64]
+    scalars += [tl.pointer_type(tl.float32), tl.pointer_type(tl.int32)]
+    shapes = [[4], [2, 4], [tl.constexpr(4), 1], [4, 2], [8]]
+
+    def built(cls, init, *arguments):
+        new = cls.__new__(cls)
+        init(new, *arguments)
+        return new
+
+    def attributes(new):
+        values = vars(new).items()
+        return {name: (str(value), value.__class__) for name, value in values}
+
+    for handle in ("first", "second"):
+        for scalar in scalars:
+            types = [scalar]
+            for shape in shapes:
+                got = built(tl.block_type, block, scalar, shape)
+                want = built(tl.block_type, init_block, scalar, shape)
+                assert attributes(got) == attributes(want) and got.element_ty is scalar
+                types.append(got)
+            for type_ in types:
+                got = built(tl.tensor, tensor, handle, type_)
+                assert attributes(got) == attributes(built(tl.tensor, init_tensor, handle, type_))
+                assert got.handle is handle and got.type is type_

@@ -210,10 +210,11 @@ class TestDistances:
         """The table has the mean time and number of runs at the target, or why there are none."""
         rows = [ROW | {"seconds_to_target": 2.0}, ROW | {"distances": {2000: 16.5}}]
         rows.append({"recipe": "wgan_gp", "precision": "fp32", "not_measured": "no time was left"})
-        lines = distances.table({"distances": {"target": 15.0, "runs": rows}}).splitlines()
+        record = {"target": 15.0, "precisions": ["bf16", "fp32"], "runs": rows}
+        lines = distances.table({"distances": record}).splitlines()
         assert lines[2] == "| dcgan | bf16 | 2 | 14.0, 16.5 | 2.0 | 2.0 s, 1 of 2 |"
         assert "| wgan_gp | fp32 | 0 | no time was left |" in lines[5] and "not run" in lines[3]
-        assert "none on this data" in distances.table({"distances": {"target": None, "runs": rows}})
+        assert "none on this data" in distances.table({"distances": record | {"target": None}})
 
     def test_a_run_ends_at_the_target(self, monkeypatch):
         """Only training seconds count, with the first step reported separately.
