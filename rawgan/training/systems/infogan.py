@@ -138,10 +138,10 @@ def classified(training: InfoGANTraining) -> float:
     images = training.images
     if images.labels is None:
         raise UserError(f"{images.name} has no labels to compare the categories with")
-    found = [
+    categories = [
         to_host(training.model.categories(pixels(images.images[i : i + CHUNK], training.device)))
         for i in range(0, len(images), CHUNK)
     ]
     counts = np.zeros((training.classes, len(images.classes)), np.int64)
-    np.add.at(counts, (np.concatenate(found), images.labels), 1)
+    np.add.at(counts, (np.concatenate(categories), images.labels), 1)
     return float(counts.max(1).sum() / len(images))

@@ -95,11 +95,11 @@ class StackedGANTraining(Training):
         order = Batches(self.images, batch, self.of_encoder)
         for _ in range(self.options.encoder_epochs * (len(self.images) // batch)):
             encoder.train_step(*self.batch(next(order)))
-        found = [
+        predicted = [
             to_host(encoder.read(self.batch(slice(i, i + CHUNK))[0]))
             for i in range(0, len(self.images), CHUNK)
         ]
-        share = (np.concatenate(found) == self.images.labels).mean()
+        share = (np.concatenate(predicted) == self.images.labels).mean()
         tqdm.write(f"encoder: reads the label of {share:.1%} of the images; frozen from here on")
 
     def batch(self, index) -> tuple:
