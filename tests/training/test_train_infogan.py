@@ -53,7 +53,7 @@ def test_the_example_and_its_pictures(example, data, tmp_path):
     run = tmp_path / "run"
     code, out, err = example("train_infogan.py", "--data", data, *SIZES, "--out", run)
     assert code == 0, err
-    assert "form book, 10 categories, 2 codes" in out
+    assert "Form book, 10 categories, 2 codes." in out
     assert "learns the categories from the labels" in out and "is no likelihood" in out
     assert "The category that D reads classifies " in out and "of the 120 images" in out
     names = [f"{kind}_{n:06}.png" for kind in ("code1", "code2", "step") for n in (0, 2, 4)]

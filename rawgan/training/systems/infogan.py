@@ -81,8 +81,9 @@ class InfoGANTraining(Training):
 
     def describe(self) -> str:
         """Return the networks, and what the form departs from, in words."""
-        name = f"infogan of the form {self.options.form}, {self.classes} categories, {CODES} codes"
-        return f"{super().describe().replace('infogan', name, 1)} {NOTES[self.options.form]}"
+        form = self.options.form
+        codes = f"Form {form}, {self.classes} categories, {CODES} codes."
+        return f"{super().describe()} {codes} {NOTES[form]}"
 
     def inputs(self):
         """Return real images with their code, and noise with the codes of two batches of fakes."""
