@@ -129,13 +129,14 @@ class InfoGAN:
         before the weight.
         """
         G, D, xp = self.generator, self.discriminator, array_module(x)
+        g_optimizer, d_optimizer = self.generator_optimizer, self.discriminator_optimizer
         fake, _ = G.forward(self.generator_input(z, code), train=False)
 
-        # D
+        # D: its loss on real and fake, the gradients of its weights
         scores, d_cache = D.forward(xp.concatenate([x, fake]))
         d_loss, dscores = self.discriminator_loss(scores, x_code, code)
         _, d_grads = D.backward(dscores, d_cache, need_dx=False)
-        step(self.discriminator_optimizer, d_grads)
+        d_optimizer.step(d_optimizer.parameters.flatten_gradients(d_grads))
 
         # G: its gradient passes through D, whose weights receive none
         fake, g_cache = G.forward(self.generator_input(new_z, new_code))
@@ -143,7 +144,7 @@ class InfoGAN:
         losses, dscores = self.generator_loss(fake_scores, new_code)
         dfake, _ = D.backward(dscores, d_cache, need_grads=False)
         _, g_grads = G.backward(dfake, g_cache, need_dx=False)
-        step(self.generator_optimizer, g_grads)
+        g_optimizer.step(g_optimizer.parameters.flatten_gradients(g_grads))
 
         real, fake = xp.split(scores[:, :1], [len(x)])
         means = {"d_real": SOURCE.score(real), "d_fake": SOURCE.score(fake)}
@@ -206,8 +207,3 @@ class InfoGAN:
         """Return the category that D reads from each image, (N,): that of the largest logit."""
         scores, _ = self.discriminator.forward(x, train=False)
         return scores[:, 1 : 1 + self.classes].argmax(1)
-
-
-def step(optimizer: Optimizer, grads) -> None:
-    """Take one step of an optimizer with the gradients of its network."""
-    optimizer.step(optimizer.parameters.flatten_gradients(grads))
