@@ -44,6 +44,12 @@ class Optimizer:
     def update(self, theta: Array, g: Array, **slots: Array) -> None:
         raise NotImplementedError
 
+    def reset(self) -> None:
+        """Set t and all slots to 0, as before the first step."""
+        self.t = 0
+        for slot in self.slots.values():
+            slot[...] = 0
+
     def clock(self) -> tuple[Array, Array]:
         """Return t and lr as arrays of one number on the parameters' device, for the kernels."""
         xp = array_module(self.parameters.flat)

@@ -3,4 +3,4 @@
 NAMES are those of `rawgan train`; SYSTEMS of training/systems has the training of each.
 """
 
-NAMES = ("vae", "autoencoder", "infogan", "stackedgan")
+NAMES = ("vae", "autoencoder", "infogan", "progressive", "stackedgan")

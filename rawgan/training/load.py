@@ -11,12 +11,15 @@ from rawgan.errors import UserError
 from rawgan.files import kind
 from rawgan.layers import Parameters, Sequential, parameter_count
 from rawgan.models import autoencoder
+from rawgan.models.progressive import Discriminator, Generator, Growing
 from rawgan.models.recipe import Recipe
 from rawgan.models.recipe_file import read_recipe_file
 from rawgan.models.recipes import RECIPES
+from rawgan.systems.progressive import GrowthSchedule, Stage
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.options import integer_in, is_text, read_config
 from rawgan.training.run_folder import RECIPE, load_weights
+from rawgan.training.systems.progressive import ProgressiveOptions
 
 VAE = Recipe(
     name="vae",
@@ -31,6 +34,24 @@ VAE = Recipe(
     z=autoencoder.Z,
     pixels="unit",
 )
+
+
+def progressive_recipe(options: ProgressiveOptions) -> Recipe:
+    """Return the networks of a progressive GAN, with the layers of all resolutions."""
+    return Recipe(
+        name="progressive",
+        source="Karras et al. 2018 (arXiv:1710.10196)",
+        generator=lambda *shape, z: Generator(*shape, options.base),
+        discriminator=lambda *shape: Discriminator(*shape, options.base, options.group),
+        objective=None,
+        generator_optimizer=None,
+        discriminator_optimizer=None,
+        width=options.width,
+        z=options.width,
+    )
+
+
+PROGRESSIVE = progressive_recipe(ProgressiveOptions())
 MAX_CLASSES = 10_000
 GENERATORS = ("average", "generator", "decoder")  # in order of preference
 NETWORKS = (*GENERATORS, "discriminator")
@@ -87,12 +108,24 @@ def load_player(
         if parameter_count(net, buffers=True) != sum(a.size for a in weights.values()):
             raise UserError("the number of weights is another")
         Parameters(net, device).load(weights)
+        if isinstance(net, Growing):
+            net = grown(net, config, trained_step(run, step))
     except (UserError, ValueError, MemoryError) as error:
         player = "discriminator" if who == "discriminator" else "generator"
         raise UserError(
             f"{path} does not fit the {player} that config.json names, {recipe.name}: {error}"
         ) from error
     return recipe, net, config
+
+
+def grown(net: Growing, config: dict, step: int | None) -> Sequential:
+    """Return the layers of a progressive network that were in use after a step.
+
+    For images of the full size. step None: those of the full size.
+    """
+    size, batch = config["size"], config["batch"]
+    schedule = GrowthSchedule(size, config["stable"], config["fade"])
+    return net.full_size(Stage(size) if step is None else schedule.stage(step * batch))
 
 
 def make_player(recipe: Recipe, who: str | None, config: dict) -> Sequential:
@@ -141,7 +174,7 @@ def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Reci
     Raises UserError unless its networks can be made.
     """
     config = read_config(path)
-    known = RECIPES | {VAE.name: VAE}
+    known = RECIPES | {recipe.name: recipe for recipe in (VAE, PROGRESSIVE)}
     if recipe := recipe_of_run(config, path, recipe_file):
         known = {recipe.name: recipe}
     if config["recipe"] not in known:
@@ -155,6 +188,8 @@ def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Reci
                 f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}"
             )
     recipe = known[config["recipe"]]
+    if recipe is PROGRESSIVE:
+        recipe = progressive_recipe(ProgressiveOptions.from_config(config, path))
     if recipe.classes and config.get("classes") is not None:
         recipe = recipe.with_classes(len(class_names(config, path)))
     return config, recipe

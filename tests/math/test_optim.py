@@ -101,6 +101,23 @@ class TestAgainstPyTorch:
         assert optimizer.lr == 1e-2
 
 
+@everyone
+def test_reset_begins_anew(make, device, parameters):
+    """After it, a step is that of a new optimizer at the same parameters."""
+    optimizer, first = make(parameters), make(parameters)
+    *before, last = (device.asarray(g) for g in gradients(parameters, 4))
+    for g in before:
+        optimizer.step(g)
+    theta = to_host(parameters.flat).copy()
+    optimizer.reset()
+    optimizer.step(last)
+    after = to_host(parameters.flat).copy()
+    parameters.flat[...] = device.asarray(theta)
+    first.step(last)
+    assert_same(after, parameters.flat)
+    assert optimizer.t == 1
+
+
 class TestByHand:
     def test_defaults(self, parameters):
         """Adam's defaults are those of Algorithm 1, RMSprop's those of Keras."""

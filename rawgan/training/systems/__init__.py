@@ -6,11 +6,13 @@ SYSTEMS names each; `rawgan train NAME` starts it, and `rawgan train --resume RU
 from rawgan.training.systems.autoencoder import AutoencoderTraining, VAETraining
 from rawgan.training.systems.base import Training
 from rawgan.training.systems.infogan import InfoGANTraining
+from rawgan.training.systems.progressive import ProgressiveTraining
 from rawgan.training.systems.stackedgan import StackedGANTraining
 
 SYSTEMS: dict[str, type[Training]] = {
     "vae": VAETraining,
     "autoencoder": AutoencoderTraining,
     "infogan": InfoGANTraining,
+    "progressive": ProgressiveTraining,
     "stackedgan": StackedGANTraining,
 }

@@ -208,7 +208,8 @@ class Training(Callbacks):
             self.done = saved["step"]
             for who, optimizer in self.optimizers.items():
                 optimizer.t = saved["t"][who]
-            if not all(map(FIELDS["steps"], (self.done, *saved["t"].values()))):
+            # t counts from the last reset of an optimizer
+            if not all(map(FIELDS["steps"], (self.done, *(t + 1 for t in saved["t"].values())))):
                 raise ValueError("a count out of range")
             self.load_numbers(saved)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
