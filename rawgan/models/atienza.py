@@ -1,4 +1,4 @@
-"""Networks of Atienza, Advanced Deep Learning with Keras, ch. 4: DCGAN and conditional GAN.
+"""Networks of Atienza, Advanced Deep Learning with Keras, ch. 4 and 5: DCGAN, CGAN and ACGAN.
 
 On MNIST, pixels in [0, 1].
 """
@@ -9,6 +9,8 @@ from rawgan.layers import (
     Conv2d,
     ConvTranspose2d,
     Flatten,
+    Heads,
+    Layer,
     LeakyReLU,
     Linear,
     OneHot,
@@ -48,15 +50,38 @@ def atienza_discriminator(
     """Return the discriminator: images (N, 28, 28, 1) in [0, 1] to logits (N, scores).
 
     1,080,577 parameters. With classes, the input is the pair (images, labels), and a Linear maps
-    the one-hot labels to one plane, a second channel of the image. LeakyReLU comes before each 5x5
-    "same" convolution, so the first one acts on the image. No BatchNorm. The book ends in a
-    sigmoid; here the loss starts from the logit.
+    the one-hot labels to one plane, a second channel of the image. The body is `atienza_body`. The
+    book ends in a sigmoid; here the loss starts from the logit.
     """
-    layers, C = [], channels
+    condition = []
     if classes:
         plane = Sequential(OneHot(classes), Linear(classes, size * size), Reshape(size, size, 1))
-        layers, C = [Condition(plane)], channels + 1
+        condition, channels = [Condition(plane)], channels + 1
+    body, features = atienza_body(size, channels, width)
+    return Sequential(*condition, *body, Linear(features, scores))
+
+
+def atienza_body(size: int, channels: int, width: int) -> tuple[list[Layer], int]:
+    """Return D without its last layer, images to flat features, and the number of them, 4096.
+
+    LeakyReLU comes before each 5x5 "same" convolution, so the first one acts on the image. No
+    BatchNorm.
+    """
+    layers, C = [], channels
     for K, stride in ((width, 2), (2 * width, 2), (4 * width, 2), (8 * width, 1)):
         layers += [LeakyReLU(0.2), Conv2d(C, K, 5, stride, "same")]
         C, size = K, -(-size // stride)
-    return Sequential(*layers, Flatten(), Linear(size * size * C, scores))
+    return [*layers, Flatten()], size * size * C
+
+
+def atienza_acgan_discriminator(
+    size: int = 28, channels: int = 1, width: int = 32, classes: int = 10
+) -> Sequential:
+    """Return D of the ACGAN: images (N, 28, 28, 1) to logits (N, 1 + classes), "real" first.
+
+    1,606,283 parameters. Two heads on the features of `atienza_body`: one Linear for real or fake,
+    and for the classes a Linear of 128 outputs without an activation and a Linear after it.
+    """
+    body, features = atienza_body(size, channels, width)
+    of_class = Sequential(Linear(features, 4 * width), Linear(4 * width, classes))
+    return Sequential(*body, Heads(Linear(features, 1), of_class))

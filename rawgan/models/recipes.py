@@ -304,6 +304,20 @@ _ALL = (
         classes=10,
         departures=("one linear layer gives D's 11 scores, real or fake and ten classes",),
     ),
+    replace(
+        ATIENZA,
+        name="atienza_acgan",
+        source="Atienza, Advanced Deep Learning with Keras, ch. 5.3",
+        generator=conditional(atienza.atienza_generator),
+        discriminator=atienza.atienza_acgan_discriminator,
+        objective=ACGAN(),
+        classes=10,
+        departures=(
+            *ATIENZA.departures,
+            "a linear layer of 128 outputs, without an activation, before D's scores of the classes"
+            " (Odena et al.: none)",
+        ),
+    ),
     R3GAN,
     Recipe(
         name="sngan",

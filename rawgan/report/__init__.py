@@ -51,6 +51,14 @@ CHARTS = {  # charts from metrics.csv: title: ({column: label}, explanation)
         {"test_error": "share classified wrong"},
         "Of images that no training sees, by D with averaged weights.",
     ),
+    "Discriminators of a CycleGAN": (
+        {"d_target_loss": "of the target", "d_source_loss": "of the source"},
+        "At 0.25 a discriminator cannot tell translated pictures from real ones.",
+    ),
+    "There and back": (
+        {"cycle_source": "of the source", "cycle_target": "of the target"},
+        "Mean distance of a picture from itself, translated there and back; pixels are in [0, 1].",
+    ),
 }
 
 

@@ -3,4 +3,13 @@
 NAMES are those of `rawgan train`; SYSTEMS of training/systems has the training of each.
 """
 
-NAMES = ("vae", "autoencoder", "progressive", "semi_supervised", "supervised")
+NAMES = (
+    "vae",
+    "autoencoder",
+    "infogan",
+    "stackedgan",
+    "cyclegan",
+    "progressive",
+    "semi_supervised",
+    "supervised",
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rawgan.ada import Augmentation
-from rawgan.data import summary
+from rawgan.data import NAMES, summary
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError, alternatives
 from rawgan.files import Unreadable, read_json
@@ -169,6 +169,11 @@ def library_recipe(name: str) -> Recipe:
 def natural_size(data: str, otherwise: int = 28) -> int:
     """Return the side of images of a data set; `otherwise` for images of no size in common."""
     return summary(data).side or otherwise
+
+
+def absolute(data: str) -> str:
+    """Return a data set as config.json has it: by name, or by its absolute path."""
+    return data if data in NAMES else str(Path(data).expanduser().resolve())
 
 
 class Check(NamedTuple):

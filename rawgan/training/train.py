@@ -18,6 +18,7 @@ from rawgan.training.load import recipe_of_run
 from rawgan.training.loop import LOG_EVERY, Recorder, train_loop
 from rawgan.training.options import (
     Options,
+    absolute,
     from_config,
     integer_in,
     library_recipe,
@@ -117,11 +118,6 @@ def resolved(options: Options, session: Session) -> Options:
         width=options.width or session.recipe.width,
         batch=session.feed.batch,
     )
-
-
-def absolute(data: str) -> str:
-    """Return a data set as config.json has it: by name, or by its absolute path."""
-    return data if data in NAMES else str(Path(data).expanduser().resolve())
 
 
 def resume(folder: Path, recipe_file: Path | None = None, **changes) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from tests.support.recipe_twin import compare, trajectory
 COUNTS = {
     "dcgan": (3_576_704, None, 2_765_568, None),
     "atienza_dcgan": (None, 1_301_505, None, 1_080_577),
+    "atienza_acgan": (None, 1_364_225, None, 1_606_283),
     "raschka_mlp_gan": (81_184, 81_184, 78_601, 78_601),
     "raschka_wgan_gp": (804_832, 817_824, 1_039_489, 1_040_385),
     "wgan_gp_mnist": (1_554_177, 1_554_177, 1_030_145, 1_030_145),
@@ -44,6 +45,7 @@ TRAINING = {
     "atienza_cgan": BOOK,
     "lsgan": BOOK,
     "acgan": BOOK,
+    "atienza_acgan": BOOK,
     "hinge": (*UNIFORM, ADAM, BOOK_SCHEDULE),
     "raschka_mlp_gan": (
         (20, "uniform"), "tanh", 64, (("Adam", 1e-3, (0.9, 0.999)),) * 2,
@@ -76,7 +78,8 @@ TRAINING = {
     "sngan_projection": SNGAN_RESNET,
 }  # fmt: skip
 STEPS = {  # of the sources: 100 epochs of 60,000 pictures of the second book
-    "atienza_dcgan": 40_000, "atienza_cgan": 40_000, "raschka_mlp_gan": 100 * (60_000 // 64),
+    "atienza_dcgan": 40_000, "atienza_cgan": 40_000, "atienza_acgan": 40_000,
+    "raschka_mlp_gan": 100 * (60_000 // 64),
     "raschka_dcgan": 93_700, "raschka_wgan_gp": 100 * (60_000 // 128), "wgan_gp_mnist": 200_000,
     "sngan": 100_000, "sngan_resnet": 100_000, "sngan_projection": 100_000,
 }  # fmt: skip
@@ -185,11 +188,19 @@ def test_conditional_counts_differ_from_the_plain_ones_by_the_labels_weights():
     )
 
 
+def test_the_heads_of_the_acgan():
+    """D's first score, real or fake, is that of a head without the layer of 128."""
+    D = RECIPES["atienza_acgan"].build(Random(0)).discriminator
+    real, classes = D.layers[-1].children().values()
+    assert (real.C, real.K) == (4096, 1)
+    assert [(layer.C, layer.K) for layer in classes.layers] == [(4096, 128), (128, 10)]
+
+
 def test_the_names_are_the_keys_and_all_are_there():
     assert all(recipe.name == name for name, recipe in RECIPES.items())
     wanted = (
         "raschka_mlp_gan raschka_dcgan raschka_wgan_gp atienza_dcgan atienza_cgan wgan "
-        "wgan_gp_mnist lsgan hinge acgan dcgan"
+        "wgan_gp_mnist lsgan hinge acgan atienza_acgan dcgan"
     )
     assert set(wanted.split()) <= RECIPES.keys()
 

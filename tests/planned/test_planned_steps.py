@@ -92,6 +92,7 @@ def test_launches_and_memory(name):
 
 
 REFUSED = {
+    "atienza_acgan": "Heads",
     "r3gan": "the penalties R1 and R2",
     "sngan": "SpectralNorm",
     "sngan_resnet": "a learning rate that decays",

@@ -13,6 +13,7 @@ SIZES = {
 }  # sizes that need crops and odd paddings; the other recipes use 16
 
 NOT_EXPORTED = {  # the layer without a counterpart in PyTorch and ONNX, by recipe and player
+    ("atienza_acgan", "discriminator"): "layer 9, Heads",
     ("sngan", "discriminator"): "layer 0, SpectralNorm",
     ("sngan_resnet", "generator"): "layer 2, Residual",
     ("sngan_resnet", "discriminator"): "layer 0, Residual",

@@ -14,8 +14,9 @@ from tests.cli.test_cli import rawgan
 from tests.support.example_runs import EXAMPLES, assert_one_sentence, size_of, write_pictures
 
 RECIPE_OF = {"mlp_gan": "raschka_mlp_gan", "cgan": "cgan", "wgan": "wgan", "wgan_gp": "wgan_gp"}
-LOOPS = {"train_dcgan.py": "run_steps", "train_vae.py": "train_step"} | {
-    f"train_{name}.py": "train_step" for name in RECIPE_OF
+OF_SYSTEMS = ("vae", "infogan", "stackedgan", "cyclegan", "progressive", "semi_supervised")
+LOOPS = {"train_dcgan.py": "run_steps"} | {
+    f"train_{name}.py": "train_step" for name in (*OF_SYSTEMS, *RECIPE_OF)
 }
 
 

@@ -19,6 +19,7 @@ SAME_GENERATOR = (
     "lsgan",
     "hinge",
     "acgan",
+    "atienza_acgan",
 )  # with the architecture of dcgan, atienza_dcgan or atienza_cgan
 
 

@@ -17,13 +17,15 @@ from rawgan.models.recipes import RECIPES
 from rawgan.random import Random
 from rawgan.training import session
 from rawgan.training.options import Options
+from rawgan.training.systems import SYSTEMS
 from tests.cli.test_cli import rawgan, refused
 from tests.support.simulated_gpu import LOAD, stop
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "docs" / "samples"
+OF_SYSTEMS = {f"train_{name}.py" for name in SYSTEMS}  # their defaults are those of the systems
 EXAMPLES = sorted(
-    path for path in (ROOT / "examples").glob("train_*.py") if path.name != "train_vae.py"
+    path for path in (ROOT / "examples").glob("train_*.py") if path.name not in OF_SYSTEMS
 )
 KEYS = {"width": "width", "steps": "steps", "lr": "lr", "data": "source", "size": "size"}
 KEYS |= {"channels": "channels"}  # of a setting, in config.json

@@ -186,8 +186,12 @@ class Training(Callbacks):
         """Return the options and data that a checkpoint must share with this run."""
         options = asdict(self.options).items()
         return {name: value for name, value in options if name not in self.unlike} | {
-            "pictures": fingerprint(self.images)
+            "pictures": self.fingerprint()
         }
+
+    def fingerprint(self) -> list[int]:
+        """Return the number of images and a checksum of them."""
+        return fingerprint(self.images)
 
     def numbers(self) -> dict:
         """Return further numbers of a checkpoint, as JSON-able values."""

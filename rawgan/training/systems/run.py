@@ -8,9 +8,9 @@ from pathlib import Path
 from rawgan.backend import Device
 from rawgan.errors import UserError
 from rawgan.files import kind, locked
-from rawgan.training.checkpoint import checkpoints, fingerprint
+from rawgan.training.checkpoint import checkpoints
 from rawgan.training.loop import LOG_EVERY, Recorder, train_loop
-from rawgan.training.options import read_config
+from rawgan.training.options import absolute, read_config
 from rawgan.training.plots import columns
 from rawgan.training.run_folder import (
     RunFolder,
@@ -21,7 +21,6 @@ from rawgan.training.run_folder import (
 )
 from rawgan.training.systems import SYSTEMS
 from rawgan.training.systems.base import SystemOptions, Training, recorded
-from rawgan.training.train import absolute
 
 
 def is_system(folder: Path) -> bool:
@@ -56,7 +55,7 @@ def new_run(
     _, H, _, C = images.images.shape
     options = replace(options, source=absolute(options.source), size=H, channels=C)
     config = {"recipe": name, "data": images.name} | asdict(options)
-    config |= {"device": device.name, "backend": device.library, "pictures": fingerprint(images)}
+    config |= {"device": device.name, "backend": device.library, "pictures": training.fingerprint()}
     folder = out or free_folder(Path("runs") / f"{name}-{images.name}")
     tables = {"metrics": columns(training.panels)}
     training.run = RunFolder.new(folder, config, tables, created=out is None)
@@ -94,7 +93,7 @@ def resume(folder: Path, device: Device, **changes) -> tuple[int, int]:
     with ExitStack() as locks:
         training = open_training(options, device)
         locks.enter_context(locked(folder))
-        if config.get("pictures") != fingerprint(training.images):
+        if config.get("pictures") != training.fingerprint():
             raise UserError(
                 f"{folder} was trained on other pictures than those in {options.source}"
             )
