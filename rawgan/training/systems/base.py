@@ -57,7 +57,7 @@ class SystemOptions:
     of_source: ClassVar[dict] = {}
 
     def __post_init__(self):
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"a learning rate is a positive number, not {self.lr}")
         for name, check in self.checks.items():
             if not check(value := getattr(self, name)):
