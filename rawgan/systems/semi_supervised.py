@@ -152,15 +152,16 @@ class Classifier:
         moving_average(self.average, optimizer.parameters.flat, 1 - self.rate)
 
     def classify(self, x: Array) -> Array:
-        """Return the class (N,) of each image, by the averaged weights and without noise.
+        """Return the class (N,) of each image, by the averaged weights and without noise."""
+        self.set_averaged()
+        return classes(self.averaged, x)
 
-        Before the first step, by the initial weights.
-        """
+    def set_averaged(self) -> None:
+        """Set the weights of `averaged` to the average so far, before the first step to D's."""
         source, averaged = self.discriminator_optimizer.parameters, self.averaged_parameters
         t = self.discriminator_optimizer.t
         averaged.flat[...] = self.average / (1 - (1 - self.rate) ** t) if t else source.flat
         averaged.flat_buffers[...] = source.flat_buffers
-        return classes(self.averaged, x)
 
 
 @dataclass

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rawgan.backend import CPU
-from rawgan.data import Images, load
+from rawgan.data import Images, load, to_uint8
 from rawgan.errors import UserError
+from rawgan.models.semi_supervised import Z
 from rawgan.random import Random
 from rawgan.report import page
 from rawgan.training.checkpoint import checkpoints
@@ -17,7 +18,7 @@ from rawgan.training.run_folder import load_weights
 from rawgan.training.systems.base import Training
 from rawgan.training.systems.run import open_training, resume, start
 from rawgan.training.systems.semi_supervised import SemiSupervisedOptions, choose, split
-from tests.cli.test_cli import rawgan
+from tests.cli.test_cli import rawgan, refused
 from tests.support.example_runs import assert_one_sentence, size_of
 from tests.support.reference import assert_close, assert_same
 from tests.support.runs import assert_same_run, killed_at
@@ -235,6 +236,16 @@ class TestColor:
                 f"step_{n:06}.png" for n in (0, 4, 8, 9)
             }
 
+    def test_more_steps_change_the_rates(self, colors, tmp_path, capsys):
+        start(options("supervised", colors, steps=6, **self.told), CPU, tmp_path / "run")
+        assert resume(tmp_path / "run", CPU, steps=9) == (9, 9)
+        assert "falls to 0 at step 9, in the place of 6" in capsys.readouterr().out
+        start(options("supervised", colors, steps=9, **self.told), CPU, tmp_path / "straight")
+        run, straight = (
+            load_weights(tmp_path / name / "weights.safetensors") for name in ("run", "straight")
+        )
+        assert any((run[name] != straight[name]).any() for name in run)
+
     def test_images_and_rates(self, colors):
         """Images lie in [-1, 1]; the rates of both players fall in the last third of the steps."""
         training = open_training(options("semi_supervised", colors, steps=9, **self.told), CPU)
@@ -254,3 +265,27 @@ class TestColor:
         for _ in range(3):
             training.next_inputs()
             assert {optimizer.lr for optimizer in training.optimizers.values()} == {0.1}
+
+    def test_sample(self, colors, tmp_path):
+        assert_samples(options("semi_supervised", colors, steps=2, **self.told), tmp_path)
+
+
+def test_sample(data, tmp_path):
+    assert_samples(options("semi_supervised", data, steps=2), tmp_path)
+
+
+def assert_samples(told, folder):
+    """Assert that `rawgan sample` writes G's images of z from U(0, 1), in inference mode."""
+    start(told, CPU, folder / "run")
+    training = open_training(told, CPU)
+    arrays = load_weights(folder / "run/weights.safetensors").items()
+    training.model.generator_optimizer.parameters.load(
+        {n.removeprefix("generator."): a for n, a in arrays if n.startswith("generator.")}
+    )
+    z = Random(5).stream("z").random((9, Z), np.float32)
+    fakes, _ = training.model.generator.forward(z, train=False)
+    rawgan("sample", folder / "run", "--count", 9, "--seed", 5, "--out", folder / "s.npy")
+    low = -1 if told.networks == "convolutional" else 0
+    assert_same(np.load(folder / "s.npy"), to_uint8(2 * (fakes - low) / (1 - low) - 1))
+    refused(("sample", folder / "run", "--label", 1), "trained without labels")
+    refused(("export", folder / "run", "--out", folder / "g.onnx"), "no counterpart")

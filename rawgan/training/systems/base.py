@@ -155,6 +155,10 @@ class Training(Callbacks):
         counts = (f"{name} {parameter_count(net):,}" for name, net in self.networks.items())
         return f"{self.options.recipe}. Parameters: {', '.join(counts)}."
 
+    def entries(self) -> dict:
+        """Return further entries of config.json, as JSON-able values."""
+        return {}
+
     def next_inputs(self) -> tuple[Array, ...]:
         """Count a step, and return what its `model.train_step` takes."""
         self.done += 1

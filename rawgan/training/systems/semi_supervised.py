@@ -125,6 +125,11 @@ class SupervisedTraining(Training):
         labels = self.device.asarray(self.labelled.labels[order])
         return self.pixels(self.labelled.images[order]), labels
 
+    def weights(self):
+        """Return the weights of all networks, the classifier's those of the average so far."""
+        self.model.set_averaged()
+        return super().weights()
+
     def with_error(self, metrics: dict[str, Array]) -> dict[str, Array]:
         """Return the metrics of a step with the last test error, measured every sample_every."""
         if self.done % self.options.sample_every == 0:
@@ -148,12 +153,18 @@ class SupervisedTraining(Training):
         tqdm.write(f"step {done}: {wrong} of {count} test images wrong, {wrong / count:.2%}")
 
     def numbers(self):
-        """Return the last test error."""
-        return {"test_error": self.test_error}
+        """Return the last test error, and the number of steps that the rates are of."""
+        return {"test_error": self.test_error, "steps": self.options.steps}
 
     def load_numbers(self, saved):
-        """Load the last test error."""
+        """Load the last test error; print where learning rates are no longer those of the start."""
         self.test_error = float(saved["test_error"])
+        before, steps = saved.get("steps", self.options.steps), self.options.steps
+        if self.kind.decay and before != steps:
+            print(
+                f"Learning rate: falls to 0 at step {steps}, in the place of {before}: the run is "
+                "no longer that of its seed alone."
+            )
 
 
 class SemiSupervisedTraining(SupervisedTraining):
