@@ -63,9 +63,9 @@ class LinearDecay:
 
     lr is the rate that an optimizer has when the decay is made. It falls over all steps, or with
     `parts` over the last of so many equal parts, constant before. Both players of a GAN have the
-    rate of the training step, however many updates of D it has. 0 from step `steps` on. Sources:
-    the code of Miyato et al. 2018 (arXiv:1802.05957), and for the last third that of Salimans et
-    al. 2016 (arXiv:1606.03498).
+    rate of the training step, however many updates of D it has. 0 from step `steps` on. Source: the
+    code of Miyato et al. 2018 (arXiv:1802.05957), and for the last third that of Salimans et al.
+    2016 (arXiv:1606.03498).
     """
 
     def __init__(self, steps: int, *optimizers: Optimizer, parts: int = 1):
