@@ -3,6 +3,7 @@
 python examples/train_semi_supervised.py
 python examples/train_semi_supervised.py --supervised
 python examples/train_semi_supervised.py --data mnist --width 500 --rate 1e-4 --steps 180000
+python examples/train_semi_supervised.py --data cifar10 --networks convolutional --width 96
 
 `rawgan train --resume RUN` goes on with it.
 """
@@ -29,10 +30,17 @@ def main(
     ] = False,
     steps: Annotated[int, typer.Option(min=1)] = 2000,
     batch: Annotated[int, typer.Option(min=2, help="images per step, of each kind")] = 100,
-    width: Annotated[int, typer.Option(min=2, help="hidden units of G; D has up to twice")] = 100,
+    width: Annotated[
+        int, typer.Option(min=2, help="hidden units of G; D has up to twice; or D's channels")
+    ] = 100,
     size: Annotated[int | None, typer.Option(help="image side; the data's own by default")] = None,
-    lr: Annotated[float, typer.Option(help="learning rate")] = 3e-3,
+    lr: Annotated[
+        float | None, typer.Option(help="learning rate; 3e-3, of convolutional networks 3e-4")
+    ] = None,
     rate: Annotated[float, typer.Option(help="of the average of D's weights")] = 1e-3,
+    networks: Annotated[
+        str, typer.Option(metavar="linear|convolutional", help="convolutional: for color images")
+    ] = "linear",
     sample_every: Annotated[int, typer.Option(min=1, help="steps between two tests")] = 500,
     checkpoint_every: Annotated[int, typer.Option(min=1)] = 500,
     seed: SeedOption = 0,
@@ -55,6 +63,7 @@ def main(
         checkpoint_every=checkpoint_every,
         labels=labels,
         rate=rate,
+        networks=networks,
     )
     # Load the images, hide the labels of all but a few, and build the networks.
     with new_run(options, device_for(device), out) as (training, recorder):

@@ -89,13 +89,13 @@ def normal_init(net: Layer, rng, std: float = 1.0) -> None:
 
 
 def data_dependent_init(net: Layer, x) -> None:
-    """Set g and b of every WeightNorm so that its outputs have mean 0 and variance 1 over x.
+    """Set g and b of every WeightNorm so that its outputs have mean 0 and std first_std over x.
 
-        g = 1 / std(t),  b = -mean(t) / std(t),  t = <w, x> / |w|
+        g = first_std / std(t),  b = -g mean(t),  t = <w, x> / |w|
 
-    One training forward pass of the batch x, in which each layer takes the outputs of those before
-    it. Raises ValueError as WeightNorm.set_from. Source: Salimans & Kingma 2016 (arXiv:1602.07868),
-    section 3.
+    first_std is the layer's own, 1 by default. One training forward pass of the batch x, in which
+    each layer takes the outputs of those before it. Raises ValueError as WeightNorm.set_from.
+    Source: Salimans & Kingma 2016 (arXiv:1602.07868), section 3.
     """
     normed = [layer for _, layer in leaves(net) if isinstance(layer, WeightNorm)]
     for layer in normed:

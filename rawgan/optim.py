@@ -57,20 +57,25 @@ class Optimizer:
 
 
 class LinearDecay:
-    """Learning rates that fall linearly to 0: lr (1 - i / steps) in training step i = 0, 1, ...
+    """Learning rates that fall linearly to 0.
 
-    lr is the rate that an optimizer has when the decay is made. Both players of a GAN have the rate
-    of the training step, however many updates of D it has. 0 from step `steps` on. Source: the code
-    of Miyato et al. 2018 (arXiv:1802.05957).
+        rate of training step i = 0, 1, ...: lr min(1, parts (1 - i / steps))
+
+    lr is the rate that an optimizer has when the decay is made. It falls over all steps, or with
+    `parts` over the last of so many equal parts, constant before. Both players of a GAN have the
+    rate of the training step, however many updates of D it has. 0 from step `steps` on. Source: the
+    code of Miyato et al. 2018 (arXiv:1802.05957), and for the last third that of Salimans et al.
+    2016 (arXiv:1606.03498).
     """
 
-    def __init__(self, steps: int, *optimizers: Optimizer):
-        self.steps, self.rates = steps, [(optimizer, optimizer.lr) for optimizer in optimizers]
+    def __init__(self, steps: int, *optimizers: Optimizer, parts: int = 1):
+        self.steps, self.parts = steps, parts
+        self.rates = [(optimizer, optimizer.lr) for optimizer in optimizers]
 
     def set_rates(self, step: int) -> None:
         """Set the rates of training step `step`."""
         for optimizer, lr in self.rates:
-            optimizer.lr = lr * max(0.0, 1 - step / self.steps)
+            optimizer.lr = lr * min(1.0, self.parts * max(0.0, 1 - step / self.steps))
 
 
 class SGD(Optimizer):

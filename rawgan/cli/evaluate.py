@@ -77,7 +77,9 @@ def command(
     source = data or config.get("source") or config.get("data")
     if not isinstance(source, str):
         raise UserError(f"{run} does not name the pictures it was trained on: give --data")
-    classes = tuple(config.get("classes") or map(str, range(recipe.classes)))
+    # the categories of InfoGAN's gaussian form are its own, no classes of the data
+    labelled = recipe.classes > 0 and config.get("form") != "gaussian"
+    classes = tuple(config.get("classes") or map(str, range(recipe.classes))) if labelled else ()
     train, test, test_source = splits(
         source, config["size"], config["channels"], classes, config.get("skip_broken") is True
     )
@@ -107,7 +109,9 @@ def command(
         mininterval=0.1 if sys.stderr.isatty() else 10,
     ) as bar:
         images = sample(recipe, generator, z, on_batch=bar.update)
-        scores = evaluate(images, labels, train, test, classifier, seed, bar.update)
+        scores = evaluate(
+            images, labels if labelled else None, train, test, classifier, seed, bar.update
+        )
     print(f"\nStep {'unknown' if at is None else at}, {count} samples, seed {seed}:")
     print(f"{'':34}{'better':>12}{'samples':>22}{'training':>22}{'noise':>22}")
     for name, label in NAMES.items():

@@ -108,16 +108,16 @@ class WeightNorm(_Reparameterized):
     w (K, C) or (K, R, S, C), |w[k]| over all axes but the outputs'; g (K,), which a ConvTranspose2d
     has per C. g is 1 at the start, and a constant buffer with trained_scale=False. A direction that
     is exactly 0 counts as of length 1. rawgan/init.py data_dependent_init sets g and b from a
-    batch. Raises TypeError for a layer other than Linear and the convolutions. Source: Salimans &
-    Kingma 2016 (arXiv:1602.07868).
+    batch, for outputs of standard deviation first_std. Raises TypeError for a layer other than
+    Linear and the convolutions. Source: Salimans & Kingma 2016 (arXiv:1602.07868).
     """
 
-    def __init__(self, inner: Layer, trained_scale: bool = True):
+    def __init__(self, inner: Layer, trained_scale: bool = True, first_std: float = 1.0):
         super().__init__(inner)
         w = inner.params["w"]
         output = w.ndim - 1 if isinstance(inner, ConvTranspose2d) else 0
         self.axes = tuple(axis for axis in range(w.ndim) if axis != output)
-        self.trained_scale, self.from_data = trained_scale, False
+        self.trained_scale, self.first_std, self.from_data = trained_scale, first_std, False
         scales = self.params if trained_scale else self.buffers
         scales["g"] = np.ones(w.shape[output], np.float32)
 
@@ -146,7 +146,7 @@ class WeightNorm(_Reparameterized):
         return super().forward(x, train)
 
     def set_from(self, x) -> None:
-        """Set g and b so that every output has mean 0 and standard deviation 1 over x.
+        """Set g and b so that every output has mean 0 and standard deviation first_std over x.
 
         Raises ValueError, naming the layer, without a bias, and where an output is constant.
         """
@@ -157,9 +157,13 @@ class WeightNorm(_Reparameterized):
         axes = tuple(range(y.ndim - 1))
         mean, std = y.mean(axes), y.std(axes)
         if not (std > 0).all():
-            raise ValueError(f"{self.label}: an output is constant over the batch, no std is 1")
-        self.g[...] = 1 / std
-        self.params["b"][...] = -mean / std
+            raise ValueError(
+                f"{self.label}: an output is constant over the batch, no scale gives it a std"
+            )
+        self.g[...] = self.first_std / std
+        self.params["b"][...] = -self.first_std * mean / std
 
     def config(self):
-        return f"{self.inner!r}" + ("" if self.trained_scale else ", trained_scale=False")
+        scale = "" if self.trained_scale else ", trained_scale=False"
+        first = "" if self.first_std == 1 else f", first_std={self.first_std}"
+        return f"{self.inner!r}{scale}{first}"

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from rawgan.backend import CPU, Device
+from rawgan.backend import CPU, Device, array_module
 from rawgan.init import glorot_uniform
-from rawgan.layers import Heads, Linear, Parameters, Sequential
+from rawgan.layers import Heads, Layer, Linear, Parameters, Sequential
+from rawgan.layers.embed import check_labels, one_hot
 from rawgan.models.atienza import atienza_body, atienza_generator
 from rawgan.optim import RMSprop
 from rawgan.random import Random
@@ -19,6 +20,36 @@ def generator(size: int = 28, channels: int = 1, width: int = 32, classes: int =
     1,138,433 parameters, of which 1,137,729 are trained: the book's DCGAN with 74 inputs.
     """
     return atienza_generator(size, channels, width, Z + classes + CODES)
+
+
+class CodeInput(Layer):
+    """y = [z, one-hot label, codes], the input of G: x is the pair ([z, codes], labels).
+
+    [z, codes] (N, 62 + 2), labels (N,) of integers in [0, K), y (N, 62 + K + 2). To draw samples:
+    it has no derivatives.
+    """
+
+    def __init__(self, K: int):
+        super().__init__()
+        self.K = K
+
+    def forward(self, x, train=True):
+        """Return y and no cache."""
+        x, labels = x
+        check_labels(self, labels, self.K)
+        hot = one_hot(labels, self.K, x.dtype)
+        return array_module(x).concatenate([x[:, :Z], hot, x[:, Z:]], 1), None
+
+    def config(self):
+        """Return K."""
+        return str(self.K)
+
+
+def labelled_generator(size: int, channels: int, width: int, classes: int = 10) -> Sequential:
+    """Return G as `generator` does, for pairs of [z, codes] (N, 62 + 2) and labels (N,)."""
+    G = generator(size, channels, width, classes)
+    G.prepend("input", CodeInput(classes))
+    return G
 
 
 def discriminator(

@@ -34,6 +34,7 @@ Source: Salimans et al. 2016 (arXiv:1606.03498), sections 3.1 and 5, and its cod
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rawgan.backend import Array, array_module
@@ -97,6 +98,21 @@ def feature_matching(fake: Array, real: Array) -> tuple[Array, Array]:
     return (d * d).mean(), dfake
 
 
+def absolute_feature_matching(fake: Array, real: Array) -> tuple[Array, Array]:
+    """Return the absolute distance of the mean features, and its gradient dfake.
+
+        d_f   = E fake[:, f] - E real[:, f]            E: mean over the N samples
+        loss  = mean over the F features of |d_f|
+        dfake[n, f] = sign(d_f) / (N F)                0 where d_f = 0
+
+    fake, real: (N, F); real is a constant. Source: the code of Salimans et al. 2016
+    (arXiv:1606.03498) for color images.
+    """
+    xp, d = array_module(fake, real), fake.mean(0) - real.mean(0)
+    dfake = xp.ascontiguousarray(xp.broadcast_to(xp.sign(d) / fake.size, fake.shape))
+    return xp.abs(d).mean(), dfake
+
+
 @dataclass
 class Classifier:
     """D alone, trained on the labelled images: a baseline of the semi-supervised GAN.
@@ -136,15 +152,16 @@ class Classifier:
         moving_average(self.average, optimizer.parameters.flat, 1 - self.rate)
 
     def classify(self, x: Array) -> Array:
-        """Return the class (N,) of each image, by the averaged weights and without noise.
+        """Return the class (N,) of each image, by the averaged weights and without noise."""
+        self.set_averaged()
+        return classes(self.averaged, x)
 
-        Before the first step, by the initial weights.
-        """
+    def set_averaged(self) -> None:
+        """Set the weights of `averaged` to the average so far, before the first step to D's."""
         source, averaged = self.discriminator_optimizer.parameters, self.averaged_parameters
         t = self.discriminator_optimizer.t
         averaged.flat[...] = self.average / (1 - (1 - self.rate) ** t) if t else source.flat
         averaged.flat_buffers[...] = source.flat_buffers
-        return classes(self.averaged, x)
 
 
 @dataclass
@@ -152,11 +169,12 @@ class SemiSupervisedGAN(Classifier):
     """D, which also learns from images without labels, and from the fakes of a generator G.
 
     D's first layer is its body, whose outputs are the features that G matches; the rest is its
-    head.
+    head. matching: the loss of G, (fake, real) -> (loss, dfake).
     """
 
     generator: Sequential
     generator_optimizer: Optimizer
+    matching: Callable[[Array, Array], tuple[Array, Array]] = feature_matching
 
     def __post_init__(self):
         super().__post_init__()
@@ -189,7 +207,7 @@ class SemiSupervisedGAN(Classifier):
         fake, g_cache = self.generator.forward(z)
         real_features, _ = self.body.forward(v)
         features, cache = self.body.forward(fake)
-        matching, dfeatures = feature_matching(features, real_features)
+        matching, dfeatures = self.matching(features, real_features)
         dfake, _ = self.body.backward(dfeatures, cache, need_grads=False)
         _, grads = self.generator.backward(dfake, g_cache, need_dx=False)
         optimizer = self.generator_optimizer

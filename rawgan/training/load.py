@@ -1,6 +1,7 @@
 """Load trained networks from a run folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,20 @@ from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.files import kind
 from rawgan.layers import Parameters, Sequential, parameter_count
-from rawgan.models import autoencoder
+from rawgan.models import autoencoder, infogan, semi_supervised
 from rawgan.models.progressive import Discriminator, Generator, Growing
 from rawgan.models.recipe import Recipe
 from rawgan.models.recipe_file import read_recipe_file
 from rawgan.models.recipes import RECIPES
+from rawgan.systems.infogan import FORMS
 from rawgan.systems.progressive import GrowthSchedule, Stage
 from rawgan.training.checkpoint import checkpoints, load_checkpoint
 from rawgan.training.options import integer_in, is_text, read_config
 from rawgan.training.run_folder import RECIPE, load_weights
+from rawgan.training.systems.base import SystemOptions
+from rawgan.training.systems.infogan import InfoGANOptions
 from rawgan.training.systems.progressive import ProgressiveOptions
+from rawgan.training.systems.semi_supervised import SemiSupervisedOptions
 
 VAE = Recipe(
     name="vae",
@@ -51,7 +56,69 @@ def progressive_recipe(options: ProgressiveOptions) -> Recipe:
     )
 
 
-PROGRESSIVE = progressive_recipe(ProgressiveOptions())
+@dataclass(frozen=True)
+class SystemRecipe(Recipe):
+    """The networks of a system whose z has a distribution of its own: latents(rng, n) -> z."""
+
+    latents: Callable[[np.random.Generator, int], np.ndarray] | None = None
+
+    def draw_z(self, rng, n):
+        """Return n latent vectors as a host array, float32 (n, z)."""
+        return self.latents(rng, n)
+
+
+def semi_supervised_recipe(options: SemiSupervisedOptions) -> Recipe:
+    """Return the networks of a semi-supervised GAN, with z from U(0, 1)."""
+    networks = semi_supervised.NETWORKS[options.networks]
+    return SystemRecipe(
+        name="semi_supervised",
+        source="Salimans et al. 2016 (arXiv:1606.03498)",
+        generator=lambda size, channels, width, z: networks.generator(
+            (size, size, channels), width, z
+        ),
+        discriminator=lambda size, channels, width: networks.discriminator(
+            (size, size, channels), width
+        ),
+        objective=None,
+        generator_optimizer=None,
+        discriminator_optimizer=None,
+        width=options.width,
+        z=semi_supervised.Z,
+        pixels=networks.pixels,
+        latents=lambda rng, n: rng.random((n, semi_supervised.Z), np.float32),
+    )
+
+
+def infogan_recipe(options: InfoGANOptions) -> Recipe:
+    """Return the networks of an InfoGAN: the labels are its categories, and z has the codes."""
+
+    def latents(rng: np.random.Generator, n: int) -> np.ndarray:
+        noise = rng.uniform(-1, 1, (n, infogan.Z)).astype(np.float32)
+        return np.concatenate([noise, FORMS[options.form].draw(rng, (n, infogan.CODES))], 1)
+
+    return SystemRecipe(
+        name="infogan",
+        source="Chen et al. 2016 (arXiv:1606.03657), and Atienza, Advanced Deep Learning with "
+        "Keras, ch. 6",
+        generator=lambda *shape, z, classes=10: infogan.labelled_generator(*shape, classes),
+        discriminator=infogan.discriminator,
+        objective=None,
+        generator_optimizer=None,
+        discriminator_optimizer=None,
+        width=options.width,
+        z=infogan.Z + infogan.CODES,
+        pixels="unit",
+        classes=10,
+        latents=latents,
+    )
+
+
+# by the recipe of a run: the type of its options, and its networks, which depend on them
+OF_SYSTEMS: dict[str, tuple[type[SystemOptions], Callable[..., Recipe]]] = {
+    "progressive": (ProgressiveOptions, progressive_recipe),
+    "semi_supervised": (SemiSupervisedOptions, semi_supervised_recipe),
+    "infogan": (InfoGANOptions, infogan_recipe),
+}
 MAX_CLASSES = 10_000
 GENERATORS = ("average", "generator", "decoder")  # in order of preference
 NETWORKS = (*GENERATORS, "discriminator")
@@ -174,7 +241,7 @@ def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Reci
     Raises UserError unless its networks can be made.
     """
     config = read_config(path)
-    known = RECIPES | {recipe.name: recipe for recipe in (VAE, PROGRESSIVE)}
+    known = RECIPES | {VAE.name: VAE} | OF_SYSTEMS
     if recipe := recipe_of_run(config, path, recipe_file):
         known = {recipe.name: recipe}
     if config["recipe"] not in known:
@@ -188,8 +255,9 @@ def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Reci
                 f"{path} has no usable {key}: it must be a whole number from 1 to {MAX_SIZE}"
             )
     recipe = known[config["recipe"]]
-    if recipe is PROGRESSIVE:
-        recipe = progressive_recipe(ProgressiveOptions.from_config(config, path))
+    if isinstance(recipe, tuple):
+        options_type, networks = recipe
+        recipe = networks(options_type.from_config(config, path))
     if recipe.classes and config.get("classes") is not None:
         recipe = recipe.with_classes(len(class_names(config, path)))
     return config, recipe

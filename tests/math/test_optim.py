@@ -100,6 +100,16 @@ class TestAgainstPyTorch:
         decay.set_rates(0)
         assert optimizer.lr == 1e-2
 
+    def test_decay_in_the_last_third(self, parameters):
+        """With parts=3 the rate is constant, and falls linearly to 0 over the last third."""
+        optimizer = SGD(parameters, 1e-2)
+        decay = LinearDecay(9, optimizer, parts=3)
+        rates = []
+        for t in range(11):
+            decay.set_rates(t)
+            rates.append(optimizer.lr)
+        assert_close(rates, [1e-2] * 7 + [2e-2 / 3, 1e-2 / 3, 0, 0])
+
 
 @everyone
 def test_reset_begins_anew(make, device, parameters):

@@ -14,6 +14,7 @@ from rawgan.random import Random
 from rawgan.systems import semi_supervised as system
 from rawgan.systems.semi_supervised import (
     SemiSupervisedGAN,
+    absolute_feature_matching,
     classes,
     feature_matching,
     log_sum_exp,
@@ -43,6 +44,10 @@ def torch_matching(fake, real):
     return F.mse_loss(fake.mean(0), real.mean(0))
 
 
+def torch_absolute_matching(fake, real):
+    return F.l1_loss(fake.mean(0), real.mean(0))
+
+
 def autograd(f, *inputs):
     """Return the value and the gradients of a function in float64 by autograd."""
     inputs = [tensor(a).requires_grad_() for a in inputs]
@@ -70,10 +75,14 @@ class TestLosses:
             assert_close(g, w, name, terms=real.size)
 
     @both_dtypes
-    def test_matching(self, dtype, device, rng):
+    @pytest.mark.parametrize(
+        "loss, of_torch",
+        [(feature_matching, torch_matching), (absolute_feature_matching, torch_absolute_matching)],
+    )
+    def test_matching(self, loss, of_torch, dtype, device, rng):
         fake, real = (rng.normal(size=(n, 4)).astype(dtype) for n in (5, 6))
-        got = feature_matching(device.asarray(fake), device.asarray(real))
-        want = autograd(torch_matching, fake, real)[:2]
+        got = loss(device.asarray(fake), device.asarray(real))
+        want = autograd(of_torch, fake, real)[:2]
         for name, g, w in zip(("loss", "dfake"), got, want, strict=True):
             assert g.dtype == dtype
             assert_close(g, w, name, terms=fake.size)
@@ -163,13 +172,16 @@ class TestNetworks:
 class Twin:
     """The system in PyTorch, with autograd, torch.optim.Adam and the average as a plain sum."""
 
-    def __init__(self, model: SemiSupervisedGAN, seed=3, lr=3e-3):
-        self.model = model
+    def __init__(self, model: SemiSupervisedGAN, seed=3, lr=3e-3, matching=torch_matching):
+        self.model, self.matching = model, matching
         self.D = twin(model.discriminator)
         noise = Random(seed).stream("noise")
-        noise.bit_generator.state = model.discriminator.layers[1].rng.bit_generator.state
+        layers = [layer for _, layer in leaves(model.discriminator)]
+        noise.bit_generator.state = next(
+            layer.rng.bit_generator.state for layer in layers if hasattr(layer, "rng")
+        )
         for module in self.D.modules():
-            if isinstance(module, TorchNoise):
+            if hasattr(module, "rng"):
                 module.rng = noise
         nets = [self.D]
         if isinstance(model, SemiSupervisedGAN):
@@ -197,7 +209,7 @@ class Twin:
         self.weights.append([p.detach().clone() for p in self.D.parameters()])
         fake = self.G(tensor(z2))
         real = self.D[0](images[2]).detach()
-        matching = torch_matching(self.D[0](fake), real)
+        matching = self.matching(self.D[0](fake), real)
         self.take_step(self.G, matching)
         return {"labelled": labelled, "unlabelled": unlabelled, "matching": matching}
 

@@ -9,10 +9,13 @@ from PIL import Image
 
 from rawgan.backend import CPU
 from rawgan.errors import UserError
+from rawgan.random import Random
 from rawgan.training.checkpoint import checkpoints
+from rawgan.training.load import load_generator
+from rawgan.training.run_folder import load_weights
 from rawgan.training.systems import infogan
 from rawgan.training.systems.infogan import InfoGANOptions, InfoGANTraining, classified
-from rawgan.training.systems.run import resume, start
+from rawgan.training.systems.run import open_training, resume, start
 from tests.cli.test_cli import rawgan, refused
 from tests.support.example_runs import assert_one_sentence, write_pictures
 from tests.support.reference import assert_same
@@ -34,6 +37,13 @@ def unlabelled(tmp_path):
 def tiny(data, **changes):
     sizes = {"width": 2, "steps": 4, "batch": 8, "sample_every": 2, "checkpoint_every": 2}
     return InfoGANOptions(source=str(data), **(sizes | changes))
+
+
+def write_class(folder, images):
+    """Write a folder of pictures."""
+    folder.mkdir(parents=True)
+    for n, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{n}.png")
 
 
 SIZES = ("--width", 2, "--batch", 8, "--steps", 4, "--sample-every", 2, "--checkpoint-every", 2)
@@ -141,7 +151,6 @@ def test_the_command_trains_resumes_and_does_not_plan(data, tmp_path):
     rawgan("train", "--resume", run, "--steps", 6)
     assert list(checkpoints(run)) == [4, 6]
     refused(("train", "infogan", "--path", "planned"), "--path is no option")
-    refused(("sample", run), "'infogan', which is no recipe to draw from")
 
 
 class TestClassified:
@@ -167,3 +176,39 @@ class TestClassified:
         training = InfoGANTraining(options, options.load_images(), CPU)
         with pytest.raises(UserError, match="has no labels to compare"):
             classified(training)
+
+
+class TestSample:
+    @pytest.mark.parametrize("form", ["book", "gaussian"])
+    def test_noise_codes_and_categories(self, form, data, tmp_path):
+        """The images are those of G for drawn noise and codes, and categories in turn or fixed."""
+        told, run = tiny(data, form=form, batch=16), tmp_path / "run"
+        start(told, CPU, run)
+        training = open_training(told, CPU)
+        arrays = load_weights(run / "weights.safetensors").items()
+        training.model.generator_optimizer.parameters.load(
+            {n.removeprefix("generator."): a for n, a in arrays if n.startswith("generator.")}
+        )
+        rng = Random(3).stream("z")
+        z = rng.uniform(-1, 1, (12, infogan.Z)).astype(np.float32)
+        values = training.form.draw(rng, (12, infogan.CODES))
+        for label, k in (((), np.arange(12) % 10), (("--label", 7), np.full(12, 7))):
+            out = tmp_path / f"{len(label)}.npy"
+            rawgan("sample", run, "--count", 12, "--seed", 3, *label, "--out", out)
+            assert_same(np.load(out), training.images_of(z, k, values))
+        refused(("sample", run, "--label", "a"), "infogan knows the labels 0 to 9, not a")
+        refused(("export", run, "--out", tmp_path / "g.onnx"), "CodeInput")
+        refused(("export", run, "--out", tmp_path / "g.safetensors"), "CodeInput")
+
+    def test_names_of_the_classes(self, tmp_path):
+        """Categories have the names of the classes where D learns them, else numbers."""
+        images = np.random.default_rng(0).integers(256, size=(16, 8, 8), dtype=np.uint8)
+        for name in ("cat", "dog", "owl"):
+            write_class(tmp_path / "pets" / name, images)
+        for form, names in (("book", ["cat", "dog", "owl"]), ("gaussian", ["0", "1", "2"])):
+            run = tmp_path / form
+            start(tiny(tmp_path / "pets", form=form, size=8, steps=1), CPU, run)
+            assert json.loads((run / "config.json").read_text())["classes"] == names
+            rawgan("sample", run, "--count", 4, "--label", names[2])
+            recipe, _, _ = load_generator(run)
+            assert recipe.classes == 3

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rawgan.backend import CPU
-from rawgan.data import Images, load
+from rawgan.data import Images, load, to_uint8
 from rawgan.errors import UserError
+from rawgan.models.semi_supervised import Z
 from rawgan.random import Random
 from rawgan.report import page
 from rawgan.training.checkpoint import checkpoints
@@ -17,18 +18,19 @@ from rawgan.training.run_folder import load_weights
 from rawgan.training.systems.base import Training
 from rawgan.training.systems.run import open_training, resume, start
 from rawgan.training.systems.semi_supervised import SemiSupervisedOptions, choose, split
-from tests.cli.test_cli import rawgan
+from tests.cli.test_cli import rawgan, refused
 from tests.support.example_runs import assert_one_sentence, size_of
-from tests.support.reference import assert_same
+from tests.support.reference import assert_close, assert_same
 from tests.support.runs import assert_same_run, killed_at
 
 TINY = {"width": 4, "batch": 16, "labels": 20, "sample_every": 4, "checkpoint_every": 6}
 NAMES = ("semi_supervised", "supervised")
 
 
-def write_noise(path, count):
+def write_noise(path, count, *channels):
     """Write an .npz file of images of noise with ten labels; return its path."""
-    images = np.random.default_rng(0).integers(256, size=(count, 16, 16), dtype=np.uint8)
+    shape = (count, 16, 16, *channels)
+    images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(count) % 10)
     return path
 
@@ -36,6 +38,11 @@ def write_noise(path, count):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_noise(tmp_path_factory.mktemp("data") / "noise.npz", 120)
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("data") / "colors.npz", 60, 3)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +126,8 @@ class TestExample:
             (("--labels", 25), "25 labelled images cannot be equally many of the 10 classes"),
             (("--labels", 110), "110 labelled images cannot be equally many"),
             (("--rate", 2), "rate 2.0 of semi_supervised cannot be used"),
+            (("--networks", "x"), "networks 'x' of semi_supervised cannot be used"),
+            (("--networks", "convolutional", "--size", 20), "multiples of 8 from 16 on, not 20x20"),
             (("--lr", "nan"), "learning rate"),
             (("--batch", 97), "too few for a batch"),
             (("--data", "nowhere"), "nowhere"),
@@ -206,3 +215,77 @@ class TestResume:
         start(options(name, data, steps=7), CPU, tmp_path / "parts")
         assert resume(tmp_path / "parts", CPU, steps=13) == (13, 13)
         assert_same_run(tmp_path / "parts", tmp_path / "straight")
+
+
+class TestColor:
+    """The convolutional networks, on images of 16x16x3."""
+
+    told = {"networks": "convolutional", "width": 2}  # noqa: RUF012
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_killed_and_resumed_is_the_same_run(self, name, colors, tmp_path):
+        told = options(name, colors, steps=9, **self.told)
+        assert told.lr == 3e-4
+        start(told, CPU, tmp_path / "straight")
+        with killed_at(7, Training):
+            start(told, CPU, tmp_path / "killed")
+        assert resume(tmp_path / "killed", CPU) == (9, 9)
+        assert_same_run(tmp_path / "killed", tmp_path / "straight")
+        if name == "semi_supervised":
+            assert {path.name for path in (tmp_path / "straight/samples").iterdir()} == {
+                f"step_{n:06}.png" for n in (0, 4, 8, 9)
+            }
+
+    def test_more_steps_change_the_rates(self, colors, tmp_path, capsys):
+        start(options("supervised", colors, steps=6, **self.told), CPU, tmp_path / "run")
+        assert resume(tmp_path / "run", CPU, steps=9) == (9, 9)
+        assert "falls to 0 at step 9, in the place of 6" in capsys.readouterr().out
+        start(options("supervised", colors, steps=9, **self.told), CPU, tmp_path / "straight")
+        run, straight = (
+            load_weights(tmp_path / name / "weights.safetensors") for name in ("run", "straight")
+        )
+        assert any((run[name] != straight[name]).any() for name in run)
+
+    def test_images_and_rates(self, colors):
+        """Images lie in [-1, 1]; the rates of both players fall in the last third of the steps."""
+        training = open_training(options("semi_supervised", colors, steps=9, **self.told), CPU)
+        rates = []
+        for _ in range(9):
+            x, _, u, z, v, z2 = training.next_inputs()
+            for images in (x, u, v):
+                assert images.min() == -1 and images.max() == 1
+            for noise in (z, z2):
+                assert 0 <= noise.min() < 0.1 and 0.9 < noise.max() < 1
+            (rate,) = {optimizer.lr for optimizer in training.optimizers.values()}
+            rates.append(rate)
+        assert_close(rates, [3e-4] * 7 + [2e-4, 1e-4])
+
+    def test_rates_of_linear_networks_are_constant(self, colors):
+        training = open_training(options("semi_supervised", colors, steps=3, lr=0.1), CPU)
+        for _ in range(3):
+            training.next_inputs()
+            assert {optimizer.lr for optimizer in training.optimizers.values()} == {0.1}
+
+    def test_sample(self, colors, tmp_path):
+        assert_samples(options("semi_supervised", colors, steps=2, **self.told), tmp_path)
+
+
+def test_sample(data, tmp_path):
+    assert_samples(options("semi_supervised", data, steps=2), tmp_path)
+
+
+def assert_samples(told, folder):
+    """Assert that `rawgan sample` writes G's images of z from U(0, 1), in inference mode."""
+    start(told, CPU, folder / "run")
+    training = open_training(told, CPU)
+    arrays = load_weights(folder / "run/weights.safetensors").items()
+    training.model.generator_optimizer.parameters.load(
+        {n.removeprefix("generator."): a for n, a in arrays if n.startswith("generator.")}
+    )
+    z = Random(5).stream("z").random((9, Z), np.float32)
+    fakes, _ = training.model.generator.forward(z, train=False)
+    rawgan("sample", folder / "run", "--count", 9, "--seed", 5, "--out", folder / "s.npy")
+    low = -1 if told.networks == "convolutional" else 0
+    assert_same(np.load(folder / "s.npy"), to_uint8(2 * (fakes - low) / (1 - low) - 1))
+    refused(("sample", folder / "run", "--label", 1), "trained without labels")
+    refused(("export", folder / "run", "--out", folder / "g.onnx"), "no counterpart")

@@ -57,7 +57,7 @@ class SystemOptions:
     of_source: ClassVar[dict] = {}
 
     def __post_init__(self):
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"a learning rate is a positive number, not {self.lr}")
         for name, check in self.checks.items():
             if not check(value := getattr(self, name)):
@@ -154,6 +154,10 @@ class Training(Callbacks):
         """Return the networks in words, for the line "Model:"."""
         counts = (f"{name} {parameter_count(net):,}" for name, net in self.networks.items())
         return f"{self.options.recipe}. Parameters: {', '.join(counts)}."
+
+    def entries(self) -> dict:
+        """Return further entries of config.json, as JSON-able values."""
+        return {}
 
     def next_inputs(self) -> tuple[Array, ...]:
         """Count a step, and return what its `model.train_step` takes."""

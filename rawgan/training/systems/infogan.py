@@ -85,6 +85,11 @@ class InfoGANTraining(Training):
         codes = f"Form {form}, {self.classes} categories, {CODES} codes."
         return f"{super().describe()} {codes} {NOTES[form]}"
 
+    def entries(self):
+        """Return the names of the categories: those of the classes where D learns from labels."""
+        names = self.images.classes if self.form.supervised else range(self.classes)
+        return {"classes": list(map(str, names))}
+
     def inputs(self):
         """Return real images with their code, and noise with the codes of two batches of fakes."""
         index, N = next(self.orders["data"]), self.options.batch

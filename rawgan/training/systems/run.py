@@ -56,6 +56,7 @@ def new_run(
     options = replace(options, source=absolute(options.source), size=H, channels=C)
     config = {"recipe": name, "data": images.name} | asdict(options)
     config |= {"device": device.name, "backend": device.library, "pictures": training.fingerprint()}
+    config |= training.entries()
     folder = out or free_folder(Path("runs") / f"{name}-{images.name}")
     tables = {"metrics": columns(training.panels)}
     training.run = RunFolder.new(folder, config, tables, created=out is None)

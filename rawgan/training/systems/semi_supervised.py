@@ -7,10 +7,11 @@ import numpy as np
 from tqdm import tqdm
 
 from rawgan.backend import Array, Device, to_host
-from rawgan.data import Batches, Images, NoTestSplit, load, with_classes
+from rawgan.data import Batches, Images, NoTestSplit, load, to_float, to_uint8, with_classes
 from rawgan.errors import UserError
 from rawgan.layers import parameter_count
-from rawgan.models.semi_supervised import Z, build
+from rawgan.models.semi_supervised import NETWORKS, Z, build
+from rawgan.optim import LinearDecay
 from rawgan.systems.semi_supervised import Classifier
 from rawgan.training.options import integer_in, number_in
 from rawgan.training.plots import save_grid
@@ -20,25 +21,38 @@ from rawgan.training.systems.base import SystemOptions, Training
 FIRST = 500  # images that D's first scales and biases are computed from
 HELD_OUT = 5  # of images without a test split, one in so many is held out to be classified
 SAMPLES = 64
+DECAY_PARTS = 3  # the learning rates of convolutional networks fall in the last third of the steps
 
 
 @dataclass(frozen=True)
 class SemiSupervisedOptions(SystemOptions):
     """Options of a semi-supervised training.
 
-    labels  number of labelled images, equally many of each class
-    rate    of the average of D's weights that classifies; 1e-4 in the source
+    lr        the networks' own unless given: 3e-3, of convolutional ones 3e-4
+    labels    number of labelled images, equally many of each class
+    rate      of the average of D's weights that classifies; 1e-4 in the source
+    networks  a name of NETWORKS: "linear" or "convolutional"; --source is of linear ones
     """
 
     recipe: str = "semi_supervised"
     width: int = 100
     batch: int = 100
-    lr: float = 3e-3
+    lr: float | None = None
     labels: int = 100
     rate: float = 1e-3
+    networks: str = "linear"
 
-    checks: ClassVar = {"labels": integer_in(1, 10**9), "rate": number_in(1e-9, 1)}
+    checks: ClassVar = {
+        "labels": integer_in(1, 10**9),
+        "rate": number_in(1e-9, 1),
+        "networks": lambda name: name in NETWORKS,
+    }
     of_source: ClassVar = {"source": "mnist", "width": 500, "steps": 180_000, "rate": 1e-4}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lr is None:
+            object.__setattr__(self, "lr", NETWORKS[self.networks].lr)
 
 
 class SupervisedTraining(Training):
@@ -65,10 +79,11 @@ class SupervisedTraining(Training):
         self.unlabelled = replace(seen, labels=None, classes=())
         if len(seen) < options.batch:
             raise UserError(f"{images.name} has {len(seen)} pictures, too few for a batch")
+        self.kind = NETWORKS[options.networks]._replace(lr=options.lr)
         order = self.random.stream("first").permutation(len(seen))[:FIRST]
         self.model: Classifier = build(
-            self.random, pixels(seen.images[order], device), len(images.classes), options.width,
-            lr=options.lr, rate=options.rate, supervised=self.supervised, device=device,
+            self.random, self.pixels(seen.images[order]), len(images.classes), options.width,
+            rate=options.rate, supervised=self.supervised, networks=self.kind, device=device,
         )  # fmt: skip
         self.networks = {
             "discriminator": self.model.discriminator,
@@ -76,10 +91,23 @@ class SupervisedTraining(Training):
         }
         self.frozen = {"classifier": self.model.averaged_parameters}
         self.optimizers = {"discriminator": self.model.discriminator_optimizer}
+        self.decay = LinearDecay(options.steps, *self.optimizers.values(), parts=DECAY_PARTS)
         self.averages = {"average": self.model.average}
         batch = min(options.batch, len(self.labelled))
         self.orders = {"labelled": Batches(self.labelled, batch, self.random.stream("labelled"))}
         self.test_error = 1.0
+
+    def pixels(self, images: np.ndarray) -> Array:
+        """Convert uint8 images to float32 in the range of the networks, on the device."""
+        if self.kind.pixels == "unit":
+            return pixels(images, self.device)
+        return self.device.asarray(to_float(images))
+
+    def next_inputs(self):
+        """Count a step, set its learning rates, and return what its `train_step` takes."""
+        if self.kind.decay:
+            self.decay.set_rates(self.done)
+        return super().next_inputs()
 
     def describe(self):
         """Return the networks, and the images that are labelled and tested, in words."""
@@ -95,7 +123,12 @@ class SupervisedTraining(Training):
         """Return the next labelled images, and their labels."""
         order = next(self.orders["labelled"])
         labels = self.device.asarray(self.labelled.labels[order])
-        return pixels(self.labelled.images[order], self.device), labels
+        return self.pixels(self.labelled.images[order]), labels
+
+    def weights(self):
+        """Return the weights of all networks, the classifier's those of the average so far."""
+        self.model.set_averaged()
+        return super().weights()
 
     def with_error(self, metrics: dict[str, Array]) -> dict[str, Array]:
         """Return the metrics of a step with the last test error, measured every sample_every."""
@@ -109,7 +142,7 @@ class SupervisedTraining(Training):
 
     def wrong(self) -> int:
         """Return how many of the test images are classified wrong."""
-        classes = to_host(self.model.classify(pixels(self.test.images, self.device)))
+        classes = to_host(self.model.classify(self.pixels(self.test.images)))
         return int((classes != self.test.labels).sum())
 
     def draw(self, done):
@@ -120,12 +153,18 @@ class SupervisedTraining(Training):
         tqdm.write(f"step {done}: {wrong} of {count} test images wrong, {wrong / count:.2%}")
 
     def numbers(self):
-        """Return the last test error."""
-        return {"test_error": self.test_error}
+        """Return the last test error, and the number of steps that the rates are of."""
+        return {"test_error": self.test_error, "steps": self.options.steps}
 
     def load_numbers(self, saved):
-        """Load the last test error."""
+        """Load the last test error; print where learning rates are no longer those of the start."""
         self.test_error = float(saved["test_error"])
+        before, steps = saved.get("steps", self.options.steps), self.options.steps
+        if self.kind.decay and before != steps:
+            print(
+                f"Learning rate: falls to 0 at step {steps}, in the place of {before}: the run is "
+                "no longer that of its seed alone."
+            )
 
 
 class SemiSupervisedTraining(SupervisedTraining):
@@ -146,6 +185,7 @@ class SemiSupervisedTraining(SupervisedTraining):
         super().__init__(options, images, device)
         self.networks = {"generator": self.model.generator} | self.networks
         self.optimizers = {"generator": self.model.generator_optimizer} | self.optimizers
+        self.decay = LinearDecay(options.steps, *self.optimizers.values(), parts=DECAY_PARTS)
         for name in ("unlabelled", "matched"):
             stream = self.random.stream(name)
             self.orders[name] = Batches(self.unlabelled, options.batch, stream)
@@ -159,7 +199,7 @@ class SemiSupervisedTraining(SupervisedTraining):
     def inputs(self):
         """Return labelled images and labels, other images for D and for G, and two z."""
         u, v = (
-            pixels(self.unlabelled.images[next(self.orders[name])], self.device)
+            self.pixels(self.unlabelled.images[next(self.orders[name])])
             for name in ("unlabelled", "matched")
         )
         z, z2 = (self.draw_z(self.noise, self.options.batch) for _ in range(2))
@@ -169,7 +209,8 @@ class SemiSupervisedTraining(SupervisedTraining):
         """Print the errors, and write samples of G."""
         super().draw(done)
         fakes, _ = self.model.generator.forward(self.fixed_z, train=False)
-        save_grid(self.run.path / "samples" / f"step_{done:06}.png", drawn(fakes))
+        grid = drawn(fakes) if self.kind.pixels == "unit" else to_uint8(to_host(fakes))
+        save_grid(self.run.path / "samples" / f"step_{done:06}.png", grid)
 
 
 def split(options: SystemOptions, images: Images) -> tuple[Images, Images]:
