@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rawgan.backend import Array, Device, to_host
-from rawgan.data import Batches, Images, load
+from rawgan.data import Batches, Images, load, to_uint8
 from rawgan.errors import UserError
 from rawgan.layers import Parameters, Sequential, parameter_count, state
 from rawgan.optim import Optimizer
@@ -265,3 +265,13 @@ def recorded(training: Training) -> Iterator[Recorder]:
         yield recorder
     done, path = recorder.done, training.run.path
     print(f"{done} steps done; pictures, curves, metrics and weights are in {path}/")
+
+
+def pixels(images: np.ndarray, device: Device) -> Array:
+    """Convert uint8 images to float32 in [0, 1] on the device."""
+    return device.asarray(images.astype(np.float32) / 255)
+
+
+def drawn(x: Array) -> np.ndarray:
+    """Convert images in [0, 1] to uint8 on the host."""
+    return to_uint8(to_host(2 * x - 1))

@@ -14,8 +14,7 @@ from rawgan.models.cyclegan import build
 from rawgan.training.checkpoint import fingerprint
 from rawgan.training.options import absolute, integer_in, is_text, number_in
 from rawgan.training.plots import Panels, evenly_spaced, save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 HELD_OUT = 10  # images of each set excluded from training, to be translated
 CURVES: Panels = {

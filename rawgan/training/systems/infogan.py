@@ -11,8 +11,7 @@ from rawgan.errors import UserError
 from rawgan.models.infogan import CODES, Z, build
 from rawgan.systems.infogan import FORMS, Code, InfoGAN
 from rawgan.training.plots import CURVES, save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 ROWS, COLUMNS = 8, 11  # of the noise in a picture of categories; of the values of a swept code
 CHUNK = 1024  # images that D classifies at once

@@ -14,8 +14,7 @@ from rawgan.models.semi_supervised import Z, build
 from rawgan.systems.semi_supervised import Classifier
 from rawgan.training.options import integer_in, number_in
 from rawgan.training.plots import save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 FIRST = 500  # images that D's first scales and biases are computed from
 HELD_OUT = 5  # of images without a test split, one in so many is held out to be classified

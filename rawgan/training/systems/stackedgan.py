@@ -14,8 +14,7 @@ from rawgan.random import Random
 from rawgan.systems.stackedgan import StackedGAN, draw_noise
 from rawgan.training.options import integer_in
 from rawgan.training.plots import save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 ROWS, COLUMNS = 8, 11  # of the noise in a picture of labels; of the values of swept noise
 LIMITS = {"z1": 1.0, "z0": 4.0}  # of the noise that a picture sweeps, as in the book
