@@ -97,9 +97,15 @@ class SupervisedTraining(Training):
         return pixels(self.labelled.images[order], self.device), labels
 
     def with_error(self, metrics: dict[str, Array]) -> dict[str, Array]:
-        """Return the metrics of a step with the last test error, measured every sample_every."""
+        """Return the metrics of a step with the last test error.
+
+        It is measured every sample_every steps, and after the last step. The latter is not kept, so
+        that a run of more steps has the same metrics in one part as in two.
+        """
         if self.done % self.options.sample_every == 0:
             self.test_error = self.wrong() / len(self.test)
+        elif self.done == self.options.steps:
+            return metrics | {"test_error": self.wrong() / len(self.test)}
         return metrics | {"test_error": self.test_error}
 
     def run_steps(self, last):
