@@ -91,8 +91,9 @@ class StackedGANTraining(Training):
     def train_encoder(self) -> None:
         """Train the encoder, the classifier that both stacks invert, and print what it reads."""
         batch, encoder = self.options.batch, self.model.encoder
-        order = Batches(self.images, batch, self.of_encoder)
-        for _ in range(self.options.encoder_epochs * (len(self.images) // batch)):
+        order, epochs = Batches(self.images, batch, self.of_encoder), self.options.encoder_epochs
+        tqdm.write(f"encoder: trains first, for {epochs} epochs of {len(self.images):,} images")
+        for _ in range(epochs * (len(self.images) // batch)):
             encoder.train_step(*self.batch(next(order)))
         predicted = [
             to_host(encoder.read(self.batch(slice(i, i + CHUNK))[0]))
