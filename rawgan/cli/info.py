@@ -109,7 +109,10 @@ def command(
         print(f"  {recipe.source}")
     print(f"\n{'system':16} setting; and its own options, for --set")
     for name, training in SYSTEMS.items():
-        print(f"{name:16} {training.options_type(name)}")
+        kind = training.options_type
+        print(f"{name:16} {kind(name)}")
+        if kind.of_source:
+            print(f"{'  --source':16} {kind(name, **kind.of_source)}")
 
 
 def build(recipe: Recipe, *shape: int) -> GAN:

@@ -65,6 +65,11 @@ def test_info_lists_them():
     for name in SYSTEMS:
         assert any(line.startswith(f"{name} ") and " steps" in line for line in lines), name
     assert any("; base=512, stable=12000, fade=12000, group=4" in line for line in lines)
+    after = lines[next(n for n, line in enumerate(lines) if line.startswith("infogan ")) + 1]
+    assert (
+        after.split()
+        == "--source mnist of 28x28, width 32, lr 0.0002, batch 64, 40,000 steps; form=book".split()
+    )
     refused(("info", "vae"), "vae is a system, whose step has no plan")
     refused(("info", "infogen"), "did you mean 'infogan'?")
 
