@@ -32,7 +32,7 @@ from rawgan.data import Images
 from rawgan.metrics.neighbours import squared_distances
 from rawgan.training.checkpoint import checkpoints
 from rawgan.training.options import read_config
-from rawgan.training.systems.autoencoder import drawn, pixels
+from rawgan.training.systems.base import drawn, pixels
 from rawgan.training.systems.cyclegan import CycleGANOptions, CycleGANTraining
 
 BATCH = 256

@@ -109,7 +109,10 @@ def command(
         print(f"  {recipe.source}")
     print(f"\n{'system':16} setting; and its own options, for --set")
     for name, training in SYSTEMS.items():
-        print(f"{name:16} {training.options_type(name)}")
+        kind = training.options_type
+        print(f"{name:16} {kind(name)}")
+        if kind.of_source:
+            print(f"{'  --source':16} {kind(name, **kind.of_source)}")
 
 
 def build(recipe: Recipe, *shape: int) -> GAN:
@@ -128,9 +131,12 @@ def plan(target: str, options: dict, source: bool, recipe_file: Path | None = No
             raise UserError(f"{target} is a run, with its own setting: leave --source out")
         config, recipe = load_config(Path(target) / "config.json", recipe_file)
     elif target in SYSTEMS:
-        raise UserError(f"{target} is a system, whose step has no plan")
+        raise UserError(
+            f"{target} is a system, whose step has no plan: `rawgan info` lists its setting"
+        )
     else:
-        raise UserError(f"{target} is no recipe and no run folder; {alternatives(target, RECIPES)}")
+        names = alternatives(target, (*RECIPES, *SYSTEMS))
+        raise UserError(f"{target} is no recipe and no run folder; {names}")
     if recipe.objective is None:
         raise UserError(f"{target} is a run of {recipe.name}, whose step has no plan")
     setting = recipe.of_source if source or config else recipe.default

@@ -10,7 +10,7 @@ from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
 from rawgan.models.recipes import RECIPES
 from rawgan.training import train
-from rawgan.training.options import Options
+from rawgan.training.options import Options, find_recipe
 from rawgan.training.systems import SYSTEMS
 from rawgan.training.systems import run as system_run
 
@@ -226,9 +226,9 @@ def command(
         recipe_file = recipe_file_of(recipe)
         for name in named:
             if name not in (*RESUMABLE, "resume") and not (name == "recipe" and recipe_file):
-                word = name if name == "recipe" else f"--{name.replace('_', '-')}"
                 raise UserError(
-                    f"{word} cannot be given with --resume: it comes from the run's config.json"
+                    f"{word_of(name)} cannot be given with --resume: it comes from the run's "
+                    "config.json"
                 )
         changes = {name: context.params[name] for name in RESUMABLE if name in named}
         done, steps = train.resume(resume, recipe_file, **changes)
@@ -244,6 +244,7 @@ def command(
             for name, value in context.params.items()
             if name not in ("out", "resume", "set_", *REMOVED)
         }
+        options["recipe"] = find_recipe(recipe, (*RECIPES, *SYSTEMS))
         done, steps = train.start(Options.with_defaults(**options), out)
     if done < steps:
         raise typer.Exit(130)
@@ -254,11 +255,16 @@ def recipe_file_of(recipe: str | None) -> Path | None:
     return Path(recipe) if recipe and recipe.endswith(".py") else None
 
 
+def word_of(name: str) -> str:
+    """Return a parameter of the command as the user writes it: --real-label of real_label."""
+    return name if name == "recipe" else f"--{name.rstrip('_').replace('_', '-')}"
+
+
 def start_system(name: str, context: typer.Context, named: list[str]) -> tuple[int, int]:
     """Train a system with the options that were given; return the steps done and requested."""
     for option in named:
         if option not in (*OF_SYSTEM, "recipe", "source", "device", "out", "set_"):
-            raise UserError(f"--{option.replace('_', '-')} is no option of the training of {name}")
+            raise UserError(f"{word_of(option)} is no option of the training of {name}")
     kind, values = SYSTEMS[name].options_type, context.params
     of_source = kind.of_source if values["source"] else {}
     if values["source"] and not of_source:
@@ -275,8 +281,8 @@ def resume_system(run: Path, context: typer.Context, named: list[str]) -> None:
     for name in named:
         if name not in (*RESUMABLE_SYSTEM, "resume", "device"):
             raise UserError(
-                f"{name if name == 'recipe' else f'--{name}'} cannot be given with the --resume of "
-                "such a run: it comes from the run's config.json"
+                f"{word_of(name)} cannot be given with the --resume of such a run: it comes from "
+                "the run's config.json"
             )
     changes = {name: context.params[name] for name in RESUMABLE_SYSTEM if name in named}
     if "data" in changes:
@@ -291,8 +297,7 @@ def command_of_imported(run: Path, context: typer.Context, named: list[str]) -> 
     recipe_file = recipe_file_of(context.params["recipe"])
     for name in named:
         if name in OF_NETWORKS and not (name == "recipe" and recipe_file):
-            word = name if name == "recipe" else f"--{name}"
-            raise UserError(f"{word} cannot be given for imported networks: it is theirs")
+            raise UserError(f"{word_of(name)} cannot be given for imported networks: it is theirs")
     options = {
         name: context.params[name]
         for name in context.params

@@ -11,6 +11,7 @@ The two stacks meet in no gradient: G0 learns from the features of real images, 
 is G0([G1([label, z1]), z0]).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +81,7 @@ class Stack:
 
     def generate(self, condition: Array, z: Array) -> Array:
         """Return G([condition, z]), G in inference mode."""
-        return self.generator.forward(beside(condition, z), train=False)[0]
+        return self.generator.forward(generator_input(condition, z), train=False)[0]
 
     def discriminator_step(self, real: Array, condition: Array, z: Array) -> Array:
         """Update D on N real and N fake samples as one batch; return the loss.
@@ -101,26 +102,32 @@ class Stack:
         update(self.discriminator_optimizer, grads)
         return source / 2 + self.weight * error
 
-    def generator_step(self, condition: Array, z: Array, encoder: Sequential, of_code) -> Array:
+    def generator_step(
+        self,
+        condition: Array,
+        z: Array,
+        encoder: Sequential,
+        code_loss: Callable[[Array], tuple[Array, Array]],
+    ) -> Array:
         """Update G through D and through the frozen encoder of the fakes; return the loss.
 
-            BCE(D(fake)) + weight MSE of z + of_code(encoder(fake))
+            BCE(D(fake)) + weight MSE of z + code_loss(encoder(fake))
 
-        of_code(code) -> (loss, dcode): how far the code of the fakes is from the condition.
+        code_loss(code) -> (loss, dcode): how far the code of the fakes is from the condition.
         """
         G, D, xp = self.generator, self.discriminator, array_module(z)
-        fake, g_cache = G.forward(beside(condition, z))
+        fake, g_cache = G.forward(generator_input(condition, z))
         scores, d_cache = D.forward(fake)
         source, dsource = SOURCE.generator(scores[:, :1])
         error, dz = squared_error(scores[:, 1:], z)
         dscores = xp.concatenate([dsource, self.weight * dz], 1)
         code, e_cache = encoder.forward(fake, train=False)
-        of_encoder, dcode = of_code(code)
+        encoder_loss, dcode = code_loss(code)
         dfake, _ = D.backward(dscores, d_cache, need_grads=False)
         dfake_encoder, _ = encoder.backward(dcode, e_cache, need_grads=False)
         _, grads = G.backward(dfake + dfake_encoder, g_cache, need_dx=False)
         update(self.generator_optimizer, grads)
-        return source + self.weight * error + of_encoder
+        return source + self.weight * error + encoder_loss
 
 
 @dataclass
@@ -165,8 +172,8 @@ class StackedGAN:
         return self.images.generate(self.features.generate(hot, z1), z0)
 
 
-def beside(condition: Array, z: Array) -> Array:
-    """Return [condition, z], (N, F + Z)."""
+def generator_input(condition: Array, z: Array) -> Array:
+    """Concatenate a condition (N, F) and noise (N, Z), (N, F + Z)."""
     return array_module(condition, z).concatenate([condition, z], 1)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rawgan import systems
 from rawgan.backend import CPU, Device
 from rawgan.data.images import MAX_SIZE
 from rawgan.errors import UserError
@@ -245,9 +246,13 @@ def load_config(path: Path, recipe_file: Path | None = None) -> tuple[dict, Reci
     if recipe := recipe_of_run(config, path, recipe_file):
         known = {recipe.name: recipe}
     if config["recipe"] not in known:
+        remedy = (
+            f"what its training drew is in {path.parent / 'samples'}"
+            if config["recipe"] in systems.NAMES
+            else f"known are {', '.join(known)}"
+        )
         raise UserError(
-            f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; "
-            f"known are {', '.join(known)}"
+            f"{path} names {config['recipe']!r:.80}, which is no recipe to draw from; {remedy}"
         )
     for key in ("size", "channels", "width"):
         if not integer_in(1, MAX_SIZE)(config.get(key)):

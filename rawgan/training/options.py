@@ -1,7 +1,7 @@
 """Options of a training: from the command line, or from the config.json of a run to resume."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -148,19 +148,20 @@ class Options:
         return natural_size(self.data, self.declared.size)
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, names: Iterable[str] = RECIPES) -> Recipe:
     """Return the recipe of a recipe file, a path that ends in .py, or of the library.
 
-    Raises UserError for an unknown name, and for a file without a recipe.
+    Raises UserError for an unknown name, with `names` to choose from, and for a file without a
+    recipe.
     """
-    return read_recipe_file(Path(name)) if name.endswith(".py") else library_recipe(name)
+    return read_recipe_file(Path(name)) if name.endswith(".py") else library_recipe(name, names)
 
 
-def library_recipe(name: str) -> Recipe:
-    """Return the recipe of this name. Raises UserError, with the names that there are."""
+def library_recipe(name: str, names: Iterable[str] = RECIPES) -> Recipe:
+    """Return the recipe of this name. Raises UserError, with `names` to choose from."""
     if name not in RECIPES:
         raise UserError(
-            f"{name!r} is no recipe to train; {alternatives(name, RECIPES)}, or a recipe file, "
+            f"{name!r} is no recipe to train; {alternatives(name, names)}, or a recipe file, "
             "FILE.py"
         )
     return RECIPES[name]

@@ -116,9 +116,11 @@ class TestNetworks:
         """The first InstanceNorm removes them, but for eps: the translation is the same."""
         model = build(Random(0), 16, width=4, dtype=np.float64)
         x = rng.uniform(size=(2, 16, 16, 1))
-        bright = 2 + 100 * x
-        x = 100 * x  # eps = 1e-3 is then small beside the variance
-        assert_close(model.translate(bright)[0], model.translate(x)[0], allowed=1e-9)
+        x = 1e4 * x  # eps = 1e-3 is then small beside the variance
+        want = model.translate(x)[0]
+        for changed in (2e4 + x, 3 * x, 2e4 + 3 * x):
+            assert_close(model.translate(changed)[0], want, allowed=1e-9)
+        assert abs(model.translate(x**2)[0] - want).max() > 1e-3
 
     @pytest.mark.parametrize("size", [-8, 0, 8, 20, 28])
     def test_sizes_that_cannot_be_halved(self, size):

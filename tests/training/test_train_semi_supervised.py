@@ -162,6 +162,15 @@ class TestErrors:
         assert errors[-1] == wrong / 80
         assert f"step 90: {wrong} of 80 test images wrong" in capsys.readouterr().out
 
+    def test_the_last_row_is_that_of_the_last_step(self, stripes, tmp_path, capsys):
+        """Also where no test is due there; the rows before it have the error of step 0."""
+        sizes = {"steps": 90, "width": 20, "sample_every": 91, "checkpoint_every": 90}
+        told = options("supervised", stripes, labels=12, rate=0.05, **sizes)
+        start(told, CPU, tmp_path / "run")
+        *before, last = (float(row["test_error"]) for row in rows(tmp_path / "run"))
+        assert len({*before}) == 1 and last < before[0] - 0.1
+        assert f"step 90: {round(80 * last)} of 80 test images" in capsys.readouterr().out
+
     def test_the_test_images_are_seen_in_no_training(self, data):
         """They are the same for every seed, and the labels are hidden but for the chosen ones."""
         images = load(str(data))

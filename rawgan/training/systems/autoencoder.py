@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rawgan.backend import Array, Device, to_host
-from rawgan.data import Batches, Images, to_uint8
+from rawgan.backend import Array, Device
+from rawgan.data import Batches, Images
 from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.models.autoencoder import Z, build
 from rawgan.systems.vae import Coder
 from rawgan.training.plots import save_grid
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 HELD_OUT = 32  # images excluded from training, to be reconstructed
 
@@ -97,13 +97,3 @@ class VAETraining(AutoencoderTraining):
         super().draw(done)
         path = self.run.path / "samples" / f"step_{done:06}.png"
         save_grid(path, drawn(self.model.decode(self.fixed_z)))
-
-
-def pixels(images: np.ndarray, device: Device) -> Array:
-    """Convert uint8 images to float32 in [0, 1] on the device."""
-    return device.asarray(images.astype(np.float32) / 255)
-
-
-def drawn(x: Array) -> np.ndarray:
-    """Convert images in [0, 1] to uint8 on the host."""
-    return to_uint8(to_host(2 * x - 1))

@@ -9,7 +9,7 @@ several generators or of further losses. Its training is a subclass of Training.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rawgan.backend import Array, Device, to_host
-from rawgan.data import Batches, Images, load
+from rawgan.data import Batches, Images, load, to_uint8
 from rawgan.errors import UserError
 from rawgan.layers import Parameters, Sequential, parameter_count, state
 from rawgan.optim import Optimizer
@@ -27,7 +27,7 @@ from rawgan.random import Random
 from rawgan.training.callbacks import Callbacks
 from rawgan.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from rawgan.training.loop import Recorder
-from rawgan.training.options import FIELDS, natural_size
+from rawgan.training.options import FIELDS, Check, natural_size
 from rawgan.training.plots import Panels
 from rawgan.training.prefetch import restore_streams
 
@@ -53,7 +53,7 @@ class SystemOptions:
     checkpoint_every: int = 500
     keep: int = 2
 
-    checks: ClassVar[dict[str, Callable[[object], bool]]] = {}
+    checks: ClassVar[dict[str, Check]] = {}
     of_source: ClassVar[dict] = {}
 
     def __post_init__(self):
@@ -61,7 +61,10 @@ class SystemOptions:
             raise UserError(f"a learning rate is a positive number, not {self.lr}")
         for name, check in self.checks.items():
             if not check(value := getattr(self, name)):
-                raise UserError(f"{name} {value!r:.80} of {self.recipe} cannot be used")
+                raise UserError(
+                    f"{name} {value!r:.80} of {self.recipe} cannot be used: "
+                    f"it must be {check.description}"
+                )
 
     def __str__(self) -> str:
         """Return the options in words: those of every system, and its own."""
@@ -94,7 +97,9 @@ class SystemOptions:
             try:
                 values[name] = kinds[name](value)
             except ValueError as error:
-                raise UserError(f"--set {text!r:.80}: {value!r:.80} is no number") from error
+                raise UserError(
+                    f"--set {text!r:.80}: {name} must be {cls.checks[name].description}"
+                ) from error
         return values
 
     def load_images(self) -> Images:
@@ -269,3 +274,13 @@ def recorded(training: Training) -> Iterator[Recorder]:
         yield recorder
     done, path = recorder.done, training.run.path
     print(f"{done} steps done; pictures, curves, metrics and weights are in {path}/")
+
+
+def pixels(images: np.ndarray, device: Device) -> Array:
+    """Convert uint8 images to float32 in [0, 1] on the device."""
+    return device.asarray(images.astype(np.float32) / 255)
+
+
+def drawn(x: Array) -> np.ndarray:
+    """Convert images in [0, 1] to uint8 on the host."""
+    return to_uint8(to_host(2 * x - 1))

@@ -12,10 +12,9 @@ from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.models.cyclegan import build
 from rawgan.training.checkpoint import fingerprint
-from rawgan.training.options import absolute, integer_in, is_text, number_in
+from rawgan.training.options import Check, absolute, integer_in, is_text, number_in
 from rawgan.training.plots import Panels, evenly_spaced, save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 HELD_OUT = 10  # images of each set excluded from training, to be translated
 CURVES: Panels = {
@@ -50,7 +49,7 @@ class CycleGANOptions(SystemOptions):
     identity: float = 0.0
 
     checks = {  # noqa: RUF012
-        "target": lambda name: name == "" or is_text(name),
+        "target": Check(lambda name: name == "" or is_text(name), "a data set, or empty"),
         "kernel": integer_in(1, 15),
         "identity": number_in(0, 1e6),
     }
@@ -70,7 +69,7 @@ class CycleGANOptions(SystemOptions):
         if C == 1:
             raise UserError(
                 f"{images.name} is gray: a CycleGAN maps gray images to colour, or one data set to "
-                "another: give images in colour, or a second data set, --target"
+                "another: give images in colour, or a second data set as the option target"
             )
         gray = with_channels(images.images, 1, images.name)
         return replace(images, images=gray, name=f"gray {images.name}"), images

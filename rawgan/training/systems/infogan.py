@@ -10,9 +10,9 @@ from rawgan.data import Batches, Images
 from rawgan.errors import UserError
 from rawgan.models.infogan import CODES, Z, build
 from rawgan.systems.infogan import FORMS, Code, InfoGAN
+from rawgan.training.options import Check
 from rawgan.training.plots import CURVES, save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 ROWS, COLUMNS = 8, 11  # of the noise in a picture of categories; of the values of a swept code
 CHUNK = 1024  # images that D classifies at once
@@ -37,7 +37,9 @@ class InfoGANOptions(SystemOptions):
     lr: float = 2e-3
     form: str = "book"
 
-    checks = {"form": lambda form: form in FORMS}  # noqa: RUF012
+    checks: ClassVar[dict[str, Check]] = {
+        "form": Check(lambda form: form in FORMS, " or ".join(FORMS)),
+    }
     of_source: ClassVar[dict] = {
         "source": "mnist",
         "size": 28,

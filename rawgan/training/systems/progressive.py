@@ -1,6 +1,5 @@
 """Training of a progressive GAN."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from rawgan.errors import UserError
 from rawgan.layers import parameter_count
 from rawgan.models.progressive import build
 from rawgan.systems.progressive import GrowthSchedule, Stage
-from rawgan.training.options import integer_in
+from rawgan.training.options import Check, integer_in
 from rawgan.training.plots import save_grid
 from rawgan.training.systems.base import SystemOptions, Training
 
@@ -49,7 +48,7 @@ class ProgressiveOptions(SystemOptions):
     fade: int = 12_000
     group: int = 4
 
-    checks: ClassVar[dict[str, Callable[[object], bool]]] = {
+    checks: ClassVar[dict[str, Check]] = {
         "base": integer_in(1, 1 << 20),
         "stable": integer_in(1, MAX_IMAGES),
         "fade": integer_in(0, MAX_IMAGES),

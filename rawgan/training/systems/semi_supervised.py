@@ -15,8 +15,7 @@ from rawgan.optim import LinearDecay
 from rawgan.systems.semi_supervised import Classifier
 from rawgan.training.options import integer_in, number_in
 from rawgan.training.plots import save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 FIRST = 500  # images that D's first scales and biases are computed from
 HELD_OUT = 5  # of images without a test split, one in so many is held out to be classified
@@ -131,9 +130,15 @@ class SupervisedTraining(Training):
         return super().weights()
 
     def with_error(self, metrics: dict[str, Array]) -> dict[str, Array]:
-        """Return the metrics of a step with the last test error, measured every sample_every."""
+        """Return the metrics of a step with the last test error.
+
+        It is measured every sample_every steps, and after the last step. The latter is not kept, so
+        that a run of more steps has the same metrics in one part as in two.
+        """
         if self.done % self.options.sample_every == 0:
             self.test_error = self.wrong() / len(self.test)
+        elif self.done == self.options.steps:
+            return metrics | {"test_error": self.wrong() / len(self.test)}
         return metrics | {"test_error": self.test_error}
 
     def run_steps(self, last):

@@ -14,8 +14,7 @@ from rawgan.random import Random
 from rawgan.systems.stackedgan import StackedGAN, draw_noise
 from rawgan.training.options import integer_in
 from rawgan.training.plots import save_grid
-from rawgan.training.systems.autoencoder import drawn, pixels
-from rawgan.training.systems.base import SystemOptions, Training
+from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
 ROWS, COLUMNS = 8, 11  # of the noise in a picture of labels; of the values of swept noise
 LIMITS = {"z1": 1.0, "z0": 4.0}  # of the noise that a picture sweeps, as in the book
@@ -92,8 +91,9 @@ class StackedGANTraining(Training):
     def train_encoder(self) -> None:
         """Train the encoder, the classifier that both stacks invert, and print what it reads."""
         batch, encoder = self.options.batch, self.model.encoder
-        order = Batches(self.images, batch, self.of_encoder)
-        for _ in range(self.options.encoder_epochs * (len(self.images) // batch)):
+        order, epochs = Batches(self.images, batch, self.of_encoder), self.options.encoder_epochs
+        tqdm.write(f"encoder: trains first, for {epochs} epochs of {len(self.images):,} images")
+        for _ in range(epochs * (len(self.images) // batch)):
             encoder.train_step(*self.batch(next(order)))
         predicted = [
             to_host(encoder.read(self.batch(slice(i, i + CHUNK))[0]))
