@@ -81,7 +81,7 @@ def test_a_misspelt_name():
 def test_a_resumed_run_keeps_its_options(data, tmp_path):
     """An option is named as it was written, and there is nothing to draw from most systems."""
     told = ("--data", data, "--width", 2, "--batch", 8, "--steps", 1)
-    rawgan("train", "infogan", *told, "--out", tmp_path)
+    rawgan("train", "stackedgan", *told, "--out", tmp_path)
     for option, value in (("--real-label", 0.9), ("--lr", 0.1)):
         refused(("train", "--resume", tmp_path, option, value), f"{option} cannot be given with")
     for command in ("sample", "interpolate", "evaluate", "info"):
