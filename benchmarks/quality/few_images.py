@@ -127,10 +127,9 @@ def main() -> None:
     scores, known = Scores(classifier, test), {}
     for count in args.count:
         known[count] = classifier.features(train.images[order[:count]])
-    settings = {name: str(value) if isinstance(value, Path) else value
-                for name, value in vars(args).items()}  # fmt: skip
+    paths = ("out", "pictures")
     result = {
-        "settings": settings,
+        "settings": {name: value for name, value in vars(args).items() if name not in paths},
         "data": f"{train.name}, {train.source}; {note}",
         "images": {"train": len(train), "test": len(test)},
         "classifier_sha256": classifier.sha256,

@@ -31,6 +31,7 @@ def test_benchmark(result):
     cases = [(count, augment) for count in (40, 20)
              for augment in ("none", "color,translation,cutout", "ada")]  # fmt: skip
     assert [(run["count"], run["augment"]) for run in result["runs"]] == cases
+    assert result["settings"]["steps"] == 4 and not {"out", "pictures"} & {*result["settings"]}
     for run in result["runs"]:
         assert list(run["marks"]) == ["1", "2", "3", "4"] and run["seed"] == 3
         for scores in run["marks"].values():
