@@ -79,9 +79,11 @@ def relativistic_pairs_kernel(
     wait_for_previous_kernel(PDL)
     total = tl.zeros((BLOCK,), tl.float32)
     for step in range(STEPS):
+        # Differences of the scores of a block of pairs
         offs = (tl.program_id(0) * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
         mask = offs < SIZE
         difference = load_f32(a_ptr, offs, mask) - load_f32(c_ptr, offs, mask)
+        # Cross-entropy to the label 1, and both gradients
         value, derivative = loss_term(difference, "bce_real", 0.0)
         total += tl.where(mask, value, 0.0)
         da = derivative * (1.0 / SIZE)

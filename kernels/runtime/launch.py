@@ -91,9 +91,6 @@ def run(
     ValueError for an array that no kernel takes.
     """
     constants |= {"enable_fp_fusion": True}  # Triton's default changes with 3.10
-    if "PDL" in kernel.arg_names:
-        starts_early = _dependent and takes_dependent_launches(arrays(arguments)[0])
-        constants |= {"PDL": starts_early, "launch_pdl": starts_early}
     array_module(*arrays(arguments))
     for a in arrays(arguments):
         if not (
@@ -104,6 +101,9 @@ def run(
             )
             layout = "" if a.flags.c_contiguous else " with layout"
             raise ValueError(f"a kernel takes {expected}, got {a.dtype} {a.shape}{layout}")
+    if "PDL" in kernel.arg_names:
+        starts_early = _dependent and takes_dependent_launches(arrays(arguments)[0])
+        constants |= {"PDL": starts_early, "launch_pdl": starts_early}
     launch, recording = Launch(kernel, grid, arguments, constants, key), current()
     if recording is not None:
         recording.append(launch)

@@ -64,8 +64,8 @@ class GrowthSchedule:
     """
 
     size: int
-    stable: int = 20_000
-    fade: int = 20_000
+    stable: int = 12_000
+    fade: int = 12_000
 
     def stage(self, n: int) -> Stage:
         """Return the stage after n images. At alpha = 0 it is the resolution below."""

@@ -327,7 +327,7 @@ def test_schedule():
     for n, (resolution, alpha) in stages.items():
         assert schedule.stage(n) == Stage(resolution, pytest.approx(alpha)), n
     assert schedule.images() == 400
-    assert GrowthSchedule(4).images() == 20_000 and GrowthSchedule(32).images() == 140_000
+    assert GrowthSchedule(4).images() == 12_000 and GrowthSchedule(32).images() == 84_000
 
 
 def test_without_fades_it_jumps():
