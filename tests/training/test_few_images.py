@@ -20,8 +20,8 @@ def measure(monkeypatch, tmp_path):
     )
     folders = ["--pictures", str(tmp_path / "pictures"), "--out", str(tmp_path / "results.json")]
 
-    def measure(*more: str) -> dict:
-        monkeypatch.setattr(sys, "argv", ["few_images", *options.split(), *folders, *more])
+    def measure(*arguments: str) -> dict:
+        monkeypatch.setattr(sys, "argv", ["few_images", *options.split(), *folders, *arguments])
         benchmark.main()
         return json.loads((tmp_path / "results.json").read_text())
 
