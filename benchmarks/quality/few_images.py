@@ -12,7 +12,8 @@ augmentation of --augment ("none": without). At each tenth of the steps it draws
 
 and p where ADA moves it. The classifier of the features is trained on the whole training split, as
 in `rawgan evaluate`. The rows `train` and `test` are of as many images of these splits: what a
-generator that copies, and one that is perfect, would get.
+generator that copies, and one that is perfect, would get. Stopped, the command goes on after the
+last whole run in --out.
 """
 
 import argparse
@@ -118,6 +119,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def earlier_runs(result: dict, out: Path | None) -> list[dict]:
+    """Return the runs in the file `out`; exit if it differs from result in anything else."""
+    if out is None or not out.exists():
+        return []
+    earlier, now = json.loads(out.read_text()), json.loads(json.dumps(result))
+    if differing := [name for name in now if name != "runs" and now[name] != earlier.get(name)]:
+        raise SystemExit(f"{out} has other {', '.join(differing)}: name another file.")
+    return earlier["runs"]
+
+
 def main() -> None:
     set_up()
     args = arguments()
@@ -127,10 +138,9 @@ def main() -> None:
     scores, known = Scores(classifier, test), {}
     for count in args.count:
         known[count] = classifier.features(train.images[order[:count]])
-    settings = {name: str(value) if isinstance(value, Path) else value
-                for name, value in vars(args).items()}  # fmt: skip
+    paths = ("out", "pictures")
     result = {
-        "settings": settings,
+        "settings": {name: value for name, value in vars(args).items() if name not in paths},
         "data": f"{train.name}, {train.source}; {note}",
         "images": {"train": len(train), "test": len(test)},
         "classifier_sha256": classifier.sha256,
@@ -143,10 +153,14 @@ def main() -> None:
     }  # fmt: skip
     for name in ("train", "test"):
         print(f"{name}: {result[name]}", flush=True)
+    result["runs"] = earlier_runs(result, args.out)
+    done = {(run["count"], run["augment"], run["seed"]) for run in result["runs"]}
     for seed in args.seed:
         for count in args.count:
             few = part(train, order[:count])
             for augment in args.augment:
+                if (count, augment, seed) in done:
+                    continue
                 run = Run(count, augment, seed)
                 run.train(few, scores, args)
                 result["runs"].append(asdict(run) | {"cpu_seconds": round(run.cpu_seconds, 1)})
