@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rawgan import systems
+from rawgan.training.options import Check
 from rawgan.training.systems import SYSTEMS
 from tests.cli.test_cli import rawgan, refused
 from tests.support.example_runs import write_pictures
@@ -39,6 +40,12 @@ def test_the_command_trains_one(data, tmp_path):
 )
 def test_options_of_recipes_are_refused(name, option, word):
     refused(("train", name, *option), word)
+
+
+def test_checks_say_what_they_accept():
+    """An option of a system, refused, is named with the values that it takes."""
+    checks = [check for kind in SYSTEMS.values() for check in kind.options_type.checks.values()]
+    assert len(checks) > 5 and all(isinstance(check, Check) for check in checks)
 
 
 def test_options_of_a_system_are_set(data, tmp_path):

@@ -13,7 +13,7 @@ from rawgan.layers import parameter_count
 from rawgan.models.semi_supervised import NETWORKS, Z, build
 from rawgan.optim import LinearDecay
 from rawgan.systems.semi_supervised import Classifier
-from rawgan.training.options import integer_in, number_in
+from rawgan.training.options import Check, integer_in, number_in
 from rawgan.training.plots import save_grid
 from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
 
@@ -44,7 +44,7 @@ class SemiSupervisedOptions(SystemOptions):
     checks: ClassVar = {
         "labels": integer_in(1, 10**9),
         "rate": number_in(1e-9, 1),
-        "networks": lambda name: name in NETWORKS,
+        "networks": Check(lambda name: name in NETWORKS, " or ".join(NETWORKS)),
     }
     of_source: ClassVar = {"source": "mnist", "width": 500, "steps": 180_000, "rate": 1e-4}
 
