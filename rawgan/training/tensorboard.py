@@ -11,13 +11,18 @@ from rawgan.training.plots import grid
 class Board:
     """Writer of metrics, gradient norms and samples into RUN/tensorboard.
 
-    Events after step `done` of an earlier process are dropped.
+    Events after step `done` of an earlier process are dropped. The name of an event file has the
+    second at which it was made, and `done`: a run resumed within that second has a file of its own.
     """
 
     def __init__(self, run: Path, done: int):
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1 if done else None)
+        self.writer = SummaryWriter(
+            str(run / "tensorboard"),
+            purge_step=done + 1 if done else None,
+            filename_suffix=f".{done:06}",
+        )
 
     def add_scalars(
         self, step: int, metrics: dict[str, float], gradients: dict[str, float]
