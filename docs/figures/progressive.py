@@ -8,7 +8,7 @@ from rawgan.systems.progressive import GrowthSchedule
 
 @drawing(7, 2.5)
 def growth_schedule(figure):
-    """Resolution by the images seen, and the steps at which the optimizers begin anew."""
+    """Resolution by the images seen, and where the optimizers are reset."""
     schedule = GrowthSchedule(32)
     n = np.linspace(0, schedule.images(), 701)
     level = [schedule.stage(int(images)).log2_resolution for images in n]

@@ -137,6 +137,7 @@ class ProgressiveGAN:
 
     def __post_init__(self):
         self.average = EMA(self.generator_optimizer.parameters, EMA_DECAY)
+        self.stage: Stage | None = None
         self.continue_after(self.images)
 
     def train_step(self, real: Array, z_d: Array, z_g: Array) -> Metrics:
@@ -163,7 +164,10 @@ class ProgressiveGAN:
 
     def continue_after(self, images: int) -> None:
         """Set the number of images seen, with the layers of its stage."""
-        self.images, self.stage = images, self.schedule.stage(images)
+        self.images, stage = images, self.schedule.stage(images)
+        if stage == self.stage:
+            return
+        self.stage = stage
         self.gan = GAN(
             self.generator.at(self.stage),
             self.discriminator.at(self.stage),

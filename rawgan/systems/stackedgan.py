@@ -14,8 +14,6 @@ is G0([G1([label, z1]), z0]).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from rawgan.backend import Array, array_module
 from rawgan.layers import Sequential
 from rawgan.layers.base import Grads
@@ -33,11 +31,6 @@ def squared_error(estimate: Array, target: Array) -> tuple[Array, Array]:
     """
     difference = estimate - target
     return (difference * difference).sum() / difference.size, 2 * difference / difference.size
-
-
-def draw_noise(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Return noise drawn from N(0, 0.5^2), float32."""
-    return rng.standard_normal(shape, np.float32) / 2
 
 
 @dataclass

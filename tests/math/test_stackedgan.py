@@ -11,7 +11,8 @@ from rawgan.models import stackedgan as models
 from rawgan.models.stackedgan import Z, build
 from rawgan.random import Random
 from rawgan.systems import stackedgan
-from rawgan.systems.stackedgan import Stack, draw_noise, squared_error
+from rawgan.systems.infogan import normal_codes
+from rawgan.systems.stackedgan import Stack, squared_error
 from tests.support.reference import assert_close, assert_same, tensor
 from tests.support.twins import set_epsilon_hat, states, to_nchw, twin
 
@@ -44,7 +45,7 @@ def test_squared_error(device, rng):
 
 
 def test_noise_and_optimizers_are_those_of_the_book(rng):
-    z = draw_noise(rng, (20_000, 2))
+    z = normal_codes(rng, (20_000, 2))
     assert z.dtype == np.float32 and abs(z.std() - 0.5) < 0.01 and np.abs(z).max() > 1.5
     model = build(Random(0), width=4)
     for stack, weight in ((model.features, 1.0), (model.images, 10.0)):
@@ -176,7 +177,7 @@ def test_the_encoder_is_frozen(rng):
     model = build(Random(0), SIZE, CHANNELS, 1, K)
     nets = (model.encoder.features, model.encoder.logits)
     before = [{name: a.copy() for name, a in state(net).items()} for net in nets]
-    noise = draw_noise(rng, (4 * N, Z)).reshape(4, N, Z)
+    noise = normal_codes(rng, (4 * N, Z)).reshape(4, N, Z)
     x = rng.uniform(size=(N, SIZE, SIZE, CHANNELS)).astype(np.float32)
     model.train_step(x, np.arange(N) % K, *noise)
     for net, arrays in zip(nets, before):
@@ -243,7 +244,7 @@ def test_mistake_is_found(mistake, monkeypatch):
 def test_an_image_passes_both_generators(rng):
     """generate is G0([G1([label, z1]), z0]), and another label gives another image."""
     model = build(Random(1), SIZE, CHANNELS, 2, K)
-    z1, z0 = draw_noise(rng, (2 * N, Z)).reshape(2, N, Z)
+    z1, z0 = normal_codes(rng, (2 * N, Z)).reshape(2, N, Z)
     labels = np.arange(N) % K
     hot = np.eye(K, dtype=np.float32)[labels]
     f, _ = model.features.generator.forward(np.concatenate([hot, z1], 1), train=False)

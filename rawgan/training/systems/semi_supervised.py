@@ -95,6 +95,7 @@ class SupervisedTraining(Training):
         batch = min(options.batch, len(self.labelled))
         self.orders = {"labelled": Batches(self.labelled, batch, self.random.stream("labelled"))}
         self.test_error = 1.0
+        self.tested: tuple[int, int] | None = None  # the step of the last test, and its errors
 
     def pixels(self, images: np.ndarray) -> Array:
         """Convert uint8 images to float32 in the range of the networks, on the device."""
@@ -146,9 +147,11 @@ class SupervisedTraining(Training):
         return [self.with_error(metrics) for metrics in super().run_steps(last)]
 
     def wrong(self) -> int:
-        """Return how many of the test images are classified wrong."""
-        classes = to_host(self.model.classify(self.pixels(self.test.images)))
-        return int((classes != self.test.labels).sum())
+        """Return how many of the test images are classified wrong; a step is tested once."""
+        if self.tested is None or self.tested[0] != self.done:
+            classes = to_host(self.model.classify(self.pixels(self.test.images)))
+            self.tested = self.done, int((classes != self.test.labels).sum())
+        return self.tested[1]
 
     def draw(self, done):
         """Print how many of the test images are classified wrong."""

@@ -11,7 +11,8 @@ from rawgan.data import Batches, Images
 from rawgan.errors import UserError
 from rawgan.models.stackedgan import Z, build
 from rawgan.random import Random
-from rawgan.systems.stackedgan import StackedGAN, draw_noise
+from rawgan.systems.infogan import normal_codes
+from rawgan.systems.stackedgan import StackedGAN
 from rawgan.training.options import integer_in
 from rawgan.training.plots import save_grid
 from rawgan.training.systems.base import SystemOptions, Training, drawn, pixels
@@ -86,7 +87,7 @@ class StackedGANTraining(Training):
         self.orders = {"data": Batches(images, options.batch, self.random.stream("data"))}
         self.noise = self.random.stream("z")
         self.of_encoder = self.random.stream("encoder data")
-        self.fixed = draw_noise(self.random.stream("fixed z"), (2 * ROWS, Z)).reshape(2, ROWS, Z)
+        self.fixed = normal_codes(self.random.stream("fixed z"), (2 * ROWS, Z)).reshape(2, ROWS, Z)
 
     def train_encoder(self) -> None:
         """Train the encoder, the classifier that both stacks invert, and print what it reads."""
@@ -116,7 +117,7 @@ class StackedGANTraining(Training):
     def inputs(self):
         """Return real images with their labels, and the noise of four batches of fakes."""
         shape = self.options.batch, Z
-        noise = (self.device.asarray(draw_noise(self.noise, shape)) for _ in range(4))
+        noise = (self.device.asarray(normal_codes(self.noise, shape)) for _ in range(4))
         return *self.batch(next(self.orders["data"])), *noise
 
     def draw(self, done):
@@ -149,6 +150,6 @@ def agreement(training: StackedGANTraining, count: int = 1000) -> float:
     """
     labels = np.arange(count) % training.classes
     rng = Random(training.options.seed).stream("agreement")
-    z1, z0 = draw_noise(rng, (2 * count, Z)).reshape(2, count, Z)
+    z1, z0 = normal_codes(rng, (2 * count, Z)).reshape(2, count, Z)
     images = training.model.generate(*map(training.device.asarray, (labels, z1, z0)))
     return float((to_host(training.model.encoder.read(images)) == labels).mean())
